@@ -1,0 +1,61 @@
+"""Where exceptions become sentences and exit codes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+
+from cxu.errors import CxuError
+
+INTERRUPTED = 130
+SOME_FAILED = 3
+
+P = ParamSpec("P")
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Return ``command`` with its errors told in a sentence; ``CXU_DEBUG=1`` shows the traceback."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            _tell("interrupted. What is finished is kept: the same command continues.")
+            raise typer.Exit(INTERRUPTED) from None
+        except CxuError as error:
+            _tell(f"error: {error}")
+            raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:
+            # the reader has gone (| head); what is still buffered has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except (OSError, MemoryError) as error:
+            _tell(f"error: {error or type(error).__name__}")
+            raise typer.Exit(1) from None
+
+        except Exception as error:
+            if not _is_of_arrow(error):
+                raise
+            _tell(f"error: {error}")
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def _is_of_arrow(error: Exception) -> bool:
+    """Tell whether pyarrow raised it, without an import that every start would wait for."""
+    arrow = sys.modules.get("pyarrow")
+    return arrow is not None and isinstance(error, arrow.ArrowException)
+
+
+def _tell(sentence: str) -> None:
+    if os.environ.get("CXU_DEBUG") == "1":
+        traceback.print_exc()
+    typer.echo(f"cxu: {sentence}", err=True)

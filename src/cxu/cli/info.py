@@ -1,0 +1,87 @@
+"""``cxu info``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cxu.cli._options import FrameOption, HomeOption, JsonOption
+from cxu.cli._output import Output, make_table, percent
+from cxu.cli._tables import announce, titled
+
+EXAMPLE = "cxu info mimic"
+
+_QUANTILES = ("5 %", "25 %", "50 %", "75 %", "95 %")
+_MOST_VALUES = 8
+_COUNTED = {
+    "source": "source",
+    "frame": "frame",
+    "model_id": "model",
+    "n_samples": "samples of the model",
+    "repo": "repository",
+    "revision": "revision",
+    "view": "view",
+    "quality": "quality",
+}
+_FLAGS = {
+    "without_sigma": "rows without uncertainty",
+    "without_size": "rows without image size",
+    "rca_swapped": "rows with RCA exchanged",
+}
+_BY_ROW = {
+    "rca_mean": "RCA mean, Dice",
+    "rca_max": "RCA max, Dice",
+    "mean_sigma_model_px": "mean node uncertainty, model px",
+}
+
+
+def command(
+    table: Annotated[
+        str | None,
+        typer.Argument(help="A selection, a source or a .parquet table.", show_default="the selection 'latest'"),
+    ] = None,
+    frame: FrameOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Describe a table: rows, sources, frames, uncertainty by organ, RCA, provenance."""
+    from cxu.info import describe_table
+    from cxu.store import Home
+
+    output, store = Output(as_json=as_json), Home(home)
+    stored = store.open(table, frame=frame)
+    announce(output, store, stored)
+    description = describe_table(stored)
+    output.result(description, *_parts(description))
+
+
+def _parts(description: dict[str, Any]) -> list[Any]:
+    overview = make_table("", ["", ""], _overview(description))
+    overview.show_header = False
+    parts: list[Any] = [overview]
+    sigma = [[name, *values] for name, values in description["sigma_model_px"].items()]
+    if sigma:
+        parts += titled("Node uncertainty, px of the 1024 model frame", ["organ", *_QUANTILES], sigma)
+    by_row = [[title, *description[name]] for name, title in _BY_ROW.items() if description[name]]
+    if by_row:
+        parts += titled("By row", ["", *_QUANTILES], by_row)
+    if description["rows"] and "nodes_confident" in description:
+        shares = [
+            [name, percent(share), percent(description["organs_usable"][name])]
+            for name, share in description["nodes_confident"].items()
+        ]
+        parts += titled("Selection", ["organ", "nodes confident", "organs usable"], shares)
+    return parts
+
+
+def _overview(description: dict[str, Any]) -> list[list[object]]:
+    partial = description["facts"].get("partial")
+    rows: list[list[object]] = [["rows", f"{description['rows']:,}{' (partial: --limit-rows)' if partial else ''}"]]
+    for name, title in _COUNTED.items():
+        counts = description[name]
+        if any(value is not None for value in counts):
+            texts = [f"{'none' if value is None else value} ({count:,})" for value, count in counts.items()]
+            rows.append([title, ", ".join(texts[:_MOST_VALUES]) + (", …" if len(texts) > _MOST_VALUES else "")])
+    rows += [[title, description[name]] for name, title in _FLAGS.items()]
+    return rows

@@ -1,0 +1,94 @@
+"""Names and writes that are safe: paths that stay inside their folder, files that are whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+TEMP_PREFIX: Final = ".cxu-tmp-"
+_MAX_NAME_BYTES = 200  # below the 255 of common file systems, with room for suffixes
+_KEPT_NAME_BYTES = 60  # of a longer name, before its hash
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*%]')
+_RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d) *(\..*)?$", re.IGNORECASE)
+
+
+def safe_relative(identifier: str) -> PurePosixPath:
+    r"""Return a relative path for an id that cannot leave the folder it is joined to.
+
+    The id's own folders are kept. ``.`` and ``..`` parts, characters that some file system forbids, names reserved on
+    Windows and trailing dots or spaces are percent-encoded; empty parts vanish; names too long end in a hash.
+
+    Examples
+    --------
+    >>> str(safe_relative("train/patient00001/study1/view1_frontal"))
+    'train/patient00001/study1/view1_frontal'
+    >>> str(safe_relative("../../etc/passwd")), str(safe_relative("C:\\temp"))
+    ('%2E%2E/%2E%2E/etc/passwd', 'C%3A%5Ctemp')
+    """
+    parts = [_safe_name(part) for part in identifier.split("/") if part]
+    return PurePosixPath(*(parts or ["%"]))
+
+
+def _safe_name(name: str) -> str:
+    encoded = _UNSAFE.sub(lambda match: f"%{ord(match.group()):02X}", name)
+    if not encoded.strip("."):
+        encoded = "%2E" * len(encoded)
+    if _RESERVED.match(encoded):
+        encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
+    if encoded[-1] in ". ":
+        encoded = f"{encoded[:-1]}%{ord(encoded[-1]):02X}"
+    if len(encoded.encode("utf-8", "surrogatepass")) > _MAX_NAME_BYTES:
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        start = encoded.encode("utf-8", "surrogatepass")[:_KEPT_NAME_BYTES].decode("utf-8", "ignore")
+        encoded = f"{start}~{digest}"
+    return encoded
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; on success the file there becomes ``path``, on failure it goes.
+
+    A reader therefore sees the old file, the new one, or none, never a part of one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMP_PREFIX}{os.getpid()}-{path.name}"[:250])
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file or none."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, a whole file or none."""
+    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what an interrupted run left under temporary names in ``folder`` itself, not below it."""
+    for leftover in folder.glob(f"{TEMP_PREFIX}*"):
+        leftover.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_of(content: Any) -> str:
+    """Return the SHA-256 of a JSON-able value in its canonical form."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

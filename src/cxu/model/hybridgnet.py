@@ -1,0 +1,298 @@
+"""HybridGNet (Gaggion et al., TMI 2022, arXiv 2203.10977) with image-to-graph skip connections, as in CheXmask-U.
+
+Reads top to bottom as the architecture. Letters in shapes: B images, S samples of each, M = B · S, N nodes, F features,
+K Chebyshev order, Z latent size, C channels, H side of a feature map, P points.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cxu.frame import MODEL_SIZE
+from cxu.model.graph import COARSE_RINGS, FINE_RINGS, N_COARSE, chebyshev_stack, unpool_matrix
+
+MapSampling = Literal["fixed", "adaptive"]
+_CHANNELS: Final = (8, 16, 32, 64, 128, 128)
+_EPS: Final = 1e-5
+_MIN_SIZE: Final = 64
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a HybridGNet is made of.
+
+    Attributes
+    ----------
+    size
+        Side of the input, px; divisible by 32, at least 64.
+    use_skip
+        With image-to-graph skip connections (IGSC) or without.
+    latents
+        Z, size of the latent code.
+    order
+        K, Chebyshev order of the graph convolutions.
+    filters
+        Features of a node: of the decoder's start, then after up4 to up2.
+    map_sampling
+        ``fixed`` takes 3 × 3 samples of a feature map; ``adaptive`` repeats the rounding noise of the published kernel.
+    """
+
+    size: int = MODEL_SIZE
+    use_skip: bool = True
+    latents: int = 64
+    order: int = 6
+    filters: tuple[int, int] = (16, 32)
+    map_sampling: MapSampling = "fixed"
+
+    def __post_init__(self) -> None:
+        if self.size < _MIN_SIZE or self.size % 32:
+            raise ValueError(f"input size {self.size}; expected a multiple of 32, at least {_MIN_SIZE}")
+
+
+class Encoding(NamedTuple):
+    """What the encoder says of B images: shared by all samples, never copied for them."""
+
+    mu: Tensor  # [B, Z]
+    log_var: Tensor  # [B, Z]
+    conv5: Tensor  # [B, C, size/16, size/16]
+    conv6: Tensor  # [B, C, size/32, size/32]
+
+
+class Decoding(NamedTuple):
+    """Positions in [0, 1] (x, y) of each sample; ``pos1`` and ``pos2`` of the skip connections, None without them."""
+
+    points: Tensor  # [B, S, 120, 2]
+    pos1: Tensor | None  # [B, S, 60, 2]
+    pos2: Tensor | None  # [B, S, 120, 2]
+
+
+class InstanceNorm(nn.Module):
+    """Normalise each channel of each image over its pixels; the published batch norm at a batch of one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[B, C, H, H] → the same."""
+        return functional.instance_norm(maps.float(), weight=self.weight, bias=self.bias, eps=_EPS)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, ReLU, convolution, twice, beside a shortcut."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        if channels_in != channels_out:
+            self.skip = nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, bias=False), InstanceNorm(channels_out))
+        else:
+            self.skip = nn.Sequential()
+        self.block = nn.Sequential(
+            InstanceNorm(channels_in),
+            nn.ReLU(),
+            nn.Conv2d(channels_in, channels_out, 3, padding=1),
+            InstanceNorm(channels_out),
+            nn.ReLU(),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1),
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[B, C, H, H] → [B, C', H, H]."""
+        return functional.relu(self.block(maps) + self.skip(maps))
+
+
+class Encoder(nn.Module):
+    """Six residual blocks with pools between, and the two heads of the latent code."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        blocks = [ResidualBlock(before, after) for before, after in itertools.pairwise((1, *_CHANNELS))]
+        self.dconv_down1, self.dconv_down2, self.dconv_down3, self.dconv_down4, self.dconv_down5, self.dconv_down6 = (
+            blocks
+        )
+        n_features = _CHANNELS[-1] * (config.size // 32) ** 2
+        self.fc_mu = nn.Linear(n_features, config.latents)
+        self.fc_logvar = nn.Linear(n_features, config.latents)
+
+    def forward(self, images: Tensor) -> Encoding:
+        """[B, 1, size, size] in [0, 1] → :class:`Encoding`."""
+        maps = functional.max_pool2d(self.dconv_down1(images), 2)
+        maps = functional.max_pool2d(self.dconv_down2(maps), 2)
+        maps = functional.max_pool2d(self.dconv_down3(maps), 2)
+        maps = functional.max_pool2d(self.dconv_down4(maps), 2)
+        conv5 = self.dconv_down5(maps)
+        conv6 = self.dconv_down6(functional.max_pool2d(conv5, 2))
+        flat = conv6.flatten(1)
+        return Encoding(self.fc_mu(flat), self.fc_logvar(flat), conv5, conv6)
+
+
+class ChebConv(nn.Module):
+    """Chebyshev graph convolution: sum over k of T_k x W_k, plus a bias."""
+
+    stack: Tensor
+
+    def __init__(
+        self, features_in: int, features_out: int, order: int, rings: tuple[int, ...], *, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.lins = nn.ModuleList(nn.Linear(features_in, features_out, bias=False) for _ in range(order))
+        self.bias = nn.Parameter(torch.zeros(features_out)) if bias else None
+        self.register_buffer("stack", chebyshev_stack(rings, order), persistent=False)
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        """[M, N, F] → [M, N, F']."""
+        # weights first: the graph then mixes F' features, not F
+        weight = torch.cat([cast(Tensor, lin.weight) for lin in self.lins])  # [K · F', F]
+        n_samples, n_nodes, _ = nodes.shape
+        mixed = functional.linear(nodes, weight).view(n_samples, n_nodes, len(self.lins), -1)
+        stacked = mixed.transpose(1, 2).reshape(n_samples, len(self.lins) * n_nodes, -1)  # [M, K · N, F']
+        result = self.stack @ stacked if len(self.lins) > 1 else stacked
+        return result if self.bias is None else result + self.bias
+
+
+class SkipConnection(nn.Module):
+    """Image-to-graph skip connection: nodes say where they lie, and take the features of the map there along."""
+
+    def __init__(self, features: int, rings: tuple[int, ...]) -> None:
+        super().__init__()
+        self.graphConv_pre = ChebConv(features, 2, 1, rings, bias=False)
+
+    def forward(self, nodes: Tensor, maps: Tensor, map_sampling: MapSampling) -> tuple[Tensor, Tensor]:
+        """Nodes [B · S, N, F] and maps [B, C, H, H] → nodes [B · S, N, F + C + 2], positions [B · S, N, 2]."""
+        positions = self.graphConv_pre(nodes)
+        n_images = len(maps)
+        points = positions.reshape(n_images, -1, 2)  # [B, S · N, 2]
+        sampled = sample_maps(maps, points, map_sampling).view(*nodes.shape[:2], -1)
+        return torch.cat([nodes, sampled, positions], dim=2), positions
+
+
+class HybridGNet(nn.Module):
+    """The whole network; ``encode`` once, ``decode`` as many samples as wanted."""
+
+    unpool: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        start, wide = config.filters
+        order, extra = config.order, _CHANNELS[-1] + 2 if config.use_skip else 0
+        self.encoder = Encoder(config)
+        self.dec_lin = nn.Linear(config.latents, N_COARSE * start)
+        self.graphConv_up6 = ChebConv(start, start, order, COARSE_RINGS)
+        self.graphConv_up5 = ChebConv(start, start, order, COARSE_RINGS)
+        self.graphConv_up4 = ChebConv(start + extra, wide, order, COARSE_RINGS)
+        self.graphConv_up3 = ChebConv(wide, wide, order, FINE_RINGS)
+        self.graphConv_up2 = ChebConv(wide + extra, wide, order, FINE_RINGS)
+        self.graphConv_up1 = ChebConv(wide, 2, 1, FINE_RINGS, bias=False)
+        if config.use_skip:
+            self.SC_1 = SkipConnection(start, COARSE_RINGS)
+            self.SC_2 = SkipConnection(wide, FINE_RINGS)
+        self.register_buffer("unpool", unpool_matrix(), persistent=False)
+
+    def encode(self, images: Tensor) -> Encoding:
+        """Images [B, 1, size, size] in [0, 1] → :class:`Encoding`."""
+        encoding: Encoding = self.encoder(images)
+        return encoding
+
+    def decode(self, encoding: Encoding, latents: Tensor) -> Decoding:
+        """Latent codes [B, S, Z] with the encoding of their images → :class:`Decoding`."""
+        n_images, n_samples, _ = latents.shape
+        sampling = self.config.map_sampling
+        nodes = functional.relu(self.dec_lin(latents.flatten(0, 1))).view(-1, N_COARSE, self.config.filters[0])
+        nodes = _norm_relu(self.graphConv_up6(nodes))
+        nodes = _norm_relu(self.graphConv_up5(nodes))
+        pos1 = pos2 = None
+        if self.config.use_skip:
+            nodes, pos1 = self.SC_1(nodes, encoding.conv6, sampling)
+        nodes = _norm_relu(self.graphConv_up4(nodes))
+        nodes = self.unpool @ nodes
+        nodes = _norm_relu(self.graphConv_up3(nodes))
+        if self.config.use_skip:
+            nodes, pos2 = self.SC_2(nodes, encoding.conv5, sampling)
+        nodes = _norm_relu(self.graphConv_up2(nodes))
+        points = self.graphConv_up1(nodes)
+        shaped = [None if x is None else x.view(n_images, n_samples, -1, 2) for x in (points, pos1, pos2)]
+        return Decoding(*shaped)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Decoding:
+        """Decode the mean code of each image: S = 1."""
+        encoding = self.encode(images)
+        return self.decode(encoding, encoding.mu[:, None])
+
+
+def _norm_relu(nodes: Tensor) -> Tensor:
+    """Normalise each node over its own features, then ReLU. [M, N, F] → the same."""
+    return functional.relu(functional.layer_norm(nodes, nodes.shape[-1:], eps=_EPS))
+
+
+def sample_maps(maps: Tensor, points: Tensor, map_sampling: MapSampling = "fixed") -> Tensor:
+    """Sample feature maps around positions: the mean of bilinear samples on a 3 px wide square.
+
+    Parameters
+    ----------
+    maps
+        [B, C, H, H].
+    points
+        [B, P, 2] (x, y) in [0, 1]; p · H in index coordinates, pixel centres at integers. A sample in [−1, 0] counts as
+        at 0, in [H − 1, H] as at H − 1, beyond as zero.
+    map_sampling
+        ``fixed``: samples at −1, 0, 1 along each axis. ``adaptive``: 3 or 4 along each, as rounding has it in the
+        published kernel (RoI-Align).
+
+    Returns
+    -------
+    [B, P, C].
+    """
+    n_images, n_channels, side, _ = maps.shape
+    taps = _fixed_taps if map_sampling == "fixed" else _adaptive_taps
+    index_x, weight_x = taps(points[..., 0], side)  # [B, P, T]
+    index_y, weight_y = taps(points[..., 1], side)
+    base = torch.arange(n_images, device=maps.device).view(-1, 1, 1, 1) * side**2
+    index = base + index_y[..., :, None] * side + index_x[..., None, :]  # [B, P, T, T]
+    weight = weight_y[..., :, None] * weight_x[..., None, :]
+    table = maps.permute(0, 2, 3, 1).reshape(-1, n_channels).float()  # [B · H · H, C]
+    bags = functional.embedding_bag(
+        index.flatten(0, 1).flatten(1), table, per_sample_weights=weight.flatten(0, 1).flatten(1), mode="sum"
+    )
+    return bags.view(n_images, -1, n_channels)
+
+
+def _fixed_taps(positions: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return the 4 pixels along one axis that three samples at −1, 0, 1 touch, and their weights, [B, P, 4]."""
+    centre = positions * side
+    floor = centre.detach().floor()
+    fraction = centre - floor
+    valid = [((centre + step >= -1) & (centre + step <= side)).to(centre.dtype) for step in (-1, 0, 1)]
+    weights = [(1 - fraction) * valid[0]]
+    weights += [fraction * before + (1 - fraction) * here for before, here in itertools.pairwise(valid)]
+    weights.append(fraction * valid[2])
+    index = floor.long()[..., None] + torch.arange(-1, 3, device=centre.device)
+    return index.clamp(0, side - 1), torch.stack(weights, dim=-1) / 3
+
+
+def _adaptive_taps(positions: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return the pixels along one axis that the published kernel touches, and their weights, [B, P, 8].
+
+    The box is 3 px wide, and the kernel takes ceil(width) samples of it: 3, or 4 where rounding makes the width a
+    single bit too large.
+    """
+    centre = positions * side
+    start = (centre - 1) - 0.5
+    width = ((centre + 2) - 0.5) - start
+    count = width.detach().ceil().clamp(3, 4)
+    step = torch.arange(4, device=centre.device, dtype=centre.dtype)
+    samples = start[..., None] + (step + 0.5) * (width / count)[..., None]  # [B, P, 4]
+    valid = (samples >= -1) & (samples <= side) & (step < count[..., None])
+    samples = samples.clamp(0, side - 1)
+    floor = samples.detach().floor().clamp(max=side - 1)
+    fraction = samples - floor
+    share = valid / count[..., None]
+    index = torch.cat([floor, (floor + 1).clamp(max=side - 1)], dim=-1).long()
+    return index, torch.cat([(1 - fraction) * share, fraction * share], dim=-1)

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# machines differ and tests share them: an example that takes its time is no failure
+settings.register_profile("cxu", deadline=None)
+settings.load_profile("cxu")
+
+_SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images and rows that may not be committed."""
+    if not _SHARED.is_dir():
+        pytest.skip("needs the real images and rows in ../shared/data, which may not be committed")
+    return _SHARED
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_home_of_the_user():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CXU_HOME", raising=False)
+        yield

@@ -1,0 +1,161 @@
+"""The network against the reference outputs, and map sampling against a plain transcription."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxu.model.hybridgnet import HybridGNet, ModelConfig, sample_maps
+
+FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
+VARIANTS = ["skip", "no_skip"]
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def reference(request):
+    path = FIXTURES / f"reference_{request.param}_128.npz"
+    if not path.is_file():
+        pytest.skip("needs the reference outputs in ../shared/fixtures")
+    return {name: torch.from_numpy(array) for name, array in np.load(path).items()}
+
+
+def model_of(reference, map_sampling="fixed"):
+    model = HybridGNet(ModelConfig(128, use_skip="pos1_0" in reference, map_sampling=map_sampling))
+    prefix = "weights/"
+    state = {name.removeprefix(prefix): value for name, value in reference.items() if name.startswith(prefix)}
+    model.load_state_dict(state)
+    return model.eval()
+
+
+@pytest.mark.shared
+@torch.inference_mode()
+def test_encoder_and_decoder_reproduce_the_reference_in_one_batch(reference):
+    model = model_of(reference)
+    encoding = model.encode(reference["image"])
+    decoding = model.decode(encoding, torch.stack([reference["z0"], reference["z1"]]))
+    close = {"atol": 1e-4, "rtol": 0}
+    for image in (0, 1):
+        torch.testing.assert_close(encoding.mu[image], reference[f"mu{image}"][0], **close)
+        torch.testing.assert_close(encoding.log_var[image], reference[f"log_var{image}"][0], **close)
+        torch.testing.assert_close(decoding.points[image], reference[f"out{image}"], **close)
+        if decoding.pos1 is not None:
+            torch.testing.assert_close(decoding.pos1[image], reference[f"pos1_{image}"], **close)
+            torch.testing.assert_close(decoding.pos2[image], reference[f"pos2_{image}"], **close)
+
+
+@pytest.mark.shared
+@torch.inference_mode()
+def test_one_image_at_a_time_gives_the_same(reference):
+    model = model_of(reference)
+    together = model.encode(reference["image"])
+    for image in (0, 1):
+        alone = model.encode(reference["image"][image : image + 1])
+        torch.testing.assert_close(alone.mu[0], together.mu[image], atol=1e-5, rtol=0)
+        points = model.decode(alone, reference[f"z{image}"][None]).points
+        torch.testing.assert_close(points[0], reference[f"out{image}"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("map_sampling", ["fixed", "adaptive"])
+@torch.inference_mode()
+def test_statistics_of_400_draws_agree_within_sampling_error(reference, map_sampling):
+    if "pos1_0" not in reference:
+        pytest.skip("the two modes differ with skip connections only")
+    model = model_of(reference, map_sampling)
+    encoding = model.encode(reference["image"])
+    eps = torch.randn(2, 400, 64, generator=torch.Generator().manual_seed(7))
+    points = model.decode(encoding, encoding.mu[:, None] + torch.exp(0.5 * encoding.log_var)[:, None] * eps).points
+    for image in (0, 1):
+        mean, std = reference[f"mean400_{map_sampling}{image}"], reference[f"std400_{map_sampling}{image}"]
+        ours, spread = points[image].mean(0), points[image].std(0, correction=0)
+        z_scores = (ours - mean) / torch.sqrt((spread**2 + std**2) / 400)
+        assert z_scores.square().mean().sqrt() < 1.6
+        # a standard deviation of 400 draws has an error of 3.5 %, the ratio of two of 5 %
+        assert 0.9 < (spread / std).median() < 1.1
+        assert ((spread / std - 1).abs() < 0.25).float().mean() > 0.98
+
+
+@pytest.mark.shared
+@torch.inference_mode()
+def test_the_two_modes_differ_as_the_reference_does(reference):
+    if "pos1_0" not in reference:
+        pytest.skip("the two modes differ with skip connections only")
+    points = {}
+    for mode in ("fixed", "adaptive"):
+        model = model_of(reference, mode)
+        points[mode] = model.decode(model.encode(reference["image"][:1]), reference["z0"][None]).points[0]
+    ours = (points["adaptive"] - points["fixed"]).abs().mean()
+    theirs = (reference["out_adaptive0"] - reference["out0"]).abs().mean()
+    assert 0.5 < ours / theirs < 2
+
+
+def plain_sample(maps, points, offsets):
+    """METHOD, word for word: the mean of bilinear samples, each coordinate clamped or, too far out, counted as zero."""
+    side = maps.shape[-1]
+    out = np.zeros((len(points), maps.shape[0]))
+    for row, (x, y) in enumerate(points):
+        for dy in offsets:
+            for dx in offsets:
+                u, v = x * side + dx, y * side + dy
+                if not (-1 <= u <= side and -1 <= v <= side):
+                    continue
+                u, v = min(max(u, 0), side - 1), min(max(v, 0), side - 1)
+                left, top = int(np.floor(u)), int(np.floor(v))
+                right, bottom = min(left + 1, side - 1), min(top + 1, side - 1)
+                a, b = u - left, v - top
+                out[row] += (
+                    (1 - a) * (1 - b) * maps[:, top, left]
+                    + a * (1 - b) * maps[:, top, right]
+                    + (1 - a) * b * maps[:, bottom, left]
+                    + a * b * maps[:, bottom, right]
+                ) / len(offsets) ** 2
+    return out
+
+
+@given(st.lists(st.tuples(st.floats(-0.6, 1.6), st.floats(-0.6, 1.6)), min_size=1, max_size=5))
+def test_fixed_sampling_equals_the_plain_transcription(points):
+    maps = np.random.default_rng(0).normal(size=(3, 8, 8))
+    ours = sample_maps(torch.from_numpy(maps).float()[None], torch.tensor([points], dtype=torch.float64).float())
+    single = np.array(points, np.float32).astype(np.float64)
+    # at the jump between counted and not counted, rounding decides
+    at_jump = np.isclose(np.abs(single[..., None] * 8 + [-1, 0, 1] - 3.5), 4.5, atol=1e-4).any(axis=(1, 2))
+    np.testing.assert_allclose(ours[0].numpy()[~at_jump], plain_sample(maps, single, (-1, 0, 1))[~at_jump], atol=1e-4)
+
+
+def test_sampling_takes_each_image_s_own_map():
+    maps = torch.stack([torch.zeros(2, 4, 4), torch.ones(2, 4, 4)])
+    sampled = sample_maps(maps, torch.full((2, 3, 2), 0.5))
+    assert sampled.unique(dim=1).flatten().tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("use_skip", [True, False])
+@torch.inference_mode()
+def test_an_image_does_not_depend_on_its_neighbours(use_skip):
+    torch.manual_seed(0)
+    model = HybridGNet(ModelConfig(64, use_skip)).eval()
+    images, latents = torch.rand(8, 1, 64, 64), torch.randn(8, 5, 64)
+    whole = model.decode(model.encode(images), latents).points
+    for first, stop in ((0, 1), (1, 4), (4, 8)):
+        part = model.decode(model.encode(images[first:stop]), latents[first:stop]).points
+        torch.testing.assert_close(part, whole[first:stop], atol=1e-5, rtol=0)
+
+
+def test_gradients_reach_every_weight():
+    model = HybridGNet(ModelConfig(64))
+    decoding = model(torch.rand(2, 1, 64, 64))
+    (decoding.points.square().sum() + decoding.pos1.sum() + decoding.pos2.sum()).backward()
+    without = [name for name, weight in model.named_parameters() if weight.grad is None]
+    assert without == ["encoder.fc_logvar.weight", "encoder.fc_logvar.bias"]
+
+
+@pytest.mark.parametrize("size", [0, 32, 100, 1000])
+def test_sizes_that_cannot_be_are_refused(size):
+    with pytest.raises(ValueError, match="multiple of 32"):
+        ModelConfig(size)
+
+
+def test_published_number_of_parameters():
+    assert sum(weight.numel() for weight in HybridGNet(ModelConfig(1024)).parameters()) == 17_511_090

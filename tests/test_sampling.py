@@ -1,0 +1,78 @@
+"""Landmarks and uncertainty from samples."""
+
+import numpy as np
+import pytest
+import torch
+
+from cxu.model.hybridgnet import Encoding, HybridGNet, ModelConfig
+from cxu.model.sampling import draw_latents, image_seed, sample_landmarks
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return HybridGNet(ModelConfig(64)).eval()
+
+
+def images_and_seeds(n):
+    images = torch.rand(n, 1, 64, 64, generator=torch.Generator().manual_seed(3))
+    return images, [image_seed(0, image.numpy()) for image in images]
+
+
+@pytest.mark.parametrize("parts", [(1, 7), (3, 5), (8,)])
+def test_batches_of_any_size_give_the_same_numbers(model, parts):
+    images, seeds = images_and_seeds(8)
+    whole = sample_landmarks(model, images, seeds)
+    first = 0
+    for size in parts:
+        rows = slice(first, first + size)
+        part = sample_landmarks(model, images[rows], seeds[rows])
+        torch.testing.assert_close(part.mean, whole.mean[rows], atol=1e-5, rtol=0)
+        torch.testing.assert_close(part.std, whole.std[rows], atol=1e-5, rtol=0)
+        first += size
+
+
+def test_a_repeat_is_identical_and_another_seed_is_not(model):
+    images, seeds = images_and_seeds(2)
+    once, again = (sample_landmarks(model, images, seeds) for _ in range(2))
+    assert torch.equal(once.mean, again.mean)
+    assert torch.equal(once.std, again.std)
+    other = sample_landmarks(model, images, [seed + 1 for seed in seeds])
+    assert not torch.equal(once.std, other.std)
+    assert torch.equal(once.latent_sigma, other.latent_sigma)
+
+
+def test_mean_and_std_are_those_of_the_kept_samples(model):
+    images, seeds = images_and_seeds(2)
+    found = sample_landmarks(model, images, seeds, n_samples=7, keep=True)
+    assert found.points.shape == (2, 7, 120, 2)
+    np.testing.assert_allclose(found.mean, found.points.numpy().mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(found.std, found.points.numpy().std(axis=1, ddof=0), atol=1e-6)
+    assert sample_landmarks(model, images, seeds, n_samples=7).points is None
+
+
+def test_one_sample_has_no_spread(model):
+    images, seeds = images_and_seeds(1)
+    assert sample_landmarks(model, images, seeds, n_samples=1).std.abs().max() == 0
+
+
+def test_latents_have_the_mean_and_spread_of_the_encoding():
+    encoding = Encoding(
+        torch.tensor([[2.0, -1.0]]), torch.log(torch.tensor([[4.0, 0.25]])), torch.empty(0), torch.empty(0)
+    )
+    latents = draw_latents(encoding, [5], 20_000)[0]
+    np.testing.assert_allclose(latents.mean(0), [2, -1], atol=0.05)
+    np.testing.assert_allclose(latents.std(0), [2, 0.5], rtol=0.03)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [np.zeros((4, 3), np.uint8), np.zeros((3, 4), np.uint16), np.ones((3, 4), np.uint8)],
+    ids=["shape", "dtype", "values"],
+)
+def test_seed_depends_on_pixels_shape_and_type(other):
+    pixels = np.zeros((3, 4), np.uint8)
+    assert image_seed(0, pixels) != image_seed(0, other)
+    assert image_seed(0, pixels) != image_seed(1, pixels)
+    assert image_seed(0, pixels) == image_seed(0, np.zeros((3, 8), np.uint8)[:, ::2])
+    assert 0 <= image_seed(0, pixels) < 2**63
