@@ -486,10 +486,10 @@ class _Handler(BaseHTTPRequestHandler):
         position = 0
         while position < until:
             block = body[position : min(position + self._block(), until)]
+            if path:  # before the write: a client that has read the last byte may ask for the count at once
+                self.hub._count(path, len(block))
             self.wfile.write(block)
             position += len(block)
-            if path:
-                self.hub._count(path, len(block))
             if path and self.hub.rate:
                 time.sleep(len(block) / self.hub.rate)
         if until < len(body):
