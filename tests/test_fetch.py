@@ -695,7 +695,7 @@ def check_finishes(server, home, tmp_path, undisturbed):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_killed_during_the_download(server, home, tmp_path, undisturbed, number):
     sent = server.bytes_sent(MIMIC)
-    server.rate = 50_000
+    server.rate = 15_000  # long enough for a busy machine to be in time
     with start_fetch(server, tmp_path) as process:
         partial = lambda: [path for path in tmp_path.glob("hf/hub/*/blobs/*.incomplete") if path.stat().st_size > 4096]  # noqa: E731
         wait_for(partial, process)
