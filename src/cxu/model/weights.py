@@ -1,6 +1,7 @@
-"""Weight files → a network: safetensors, the published state dicts, a folder, or a Hub repository.
+"""Weight files → a network, and back: safetensors, and the published state dicts.
 
-A file is never unpickled with code in it: pickles are read with ``weights_only=True``.
+A file is never unpickled with code in it: pickles are read with ``weights_only=True``. Nor does it make cxu take more
+memory than its own size warrants. Where weight files come from: :mod:`cxu.model.weight_source`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import math
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,13 +23,17 @@ from torch import Tensor
 
 from cxu import files
 from cxu.errors import FormatError, MissingInputError
-from cxu.model.hybridgnet import HybridGNet, ModelConfig
+from cxu.model.hybridgnet import HybridGNet, MapSampling, ModelConfig
 
 BUNDLED: Final = "bundled"
-_WEIGHT_NAMES: Final = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_NAMES: Final = ("model.safetensors", "pytorch_model.bin")  # best first
+CONFIG_NAME: Final = "config.json"
 _PICKLES: Final = (".bin", ".pt", ".pth")
+WEIGHT_SUFFIXES: Final = (".safetensors", *_PICKLES)
 _PREFIX: Final = "model."
 _CONFIG_KEY: Final = "cxu_config"
+# Beyond any HybridGNet: a file that claims more would have it built before its tensors are compared.
+_LARGEST: Final = {"input size": 4096, "latents": 4096, "order": 64, "filters": 1024}
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,16 @@ class Weights:
         Path or repository, for people.
     metadata
         What else the file says of itself.
+    repo, revision
+        Hub repository and commit; None for a local file.
     """
 
     model: HybridGNet
     model_id: str
     origin: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    repo: str | None = None
+    revision: str | None = None
 
 
 def bundled_path() -> Path:
@@ -70,10 +79,20 @@ def bundled_path() -> Path:
     return path
 
 
-def load_weights(path: Path, *, config_path: Path | None = None) -> Weights:
+def load_weights(path: Path, *, config_path: Path | None = None, origin: str | None = None) -> Weights:
     """Load a weight file, or a folder that holds ``model.safetensors`` or ``pytorch_model.bin``.
 
-    The architecture follows from the tensors' names and shapes; a ``config.json`` beside them must agree.
+    The architecture follows from the tensors' names and shapes. A ``config.json`` beside them must agree in input size,
+    latents, order and use of skip connections; what else it says is not read.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    config_path
+        Where the configuration lies, if not beside the file.
+    origin
+        What to call the file in messages and in the result; None: its path.
 
     Raises
     ------
@@ -82,14 +101,15 @@ def load_weights(path: Path, *, config_path: Path | None = None) -> Weights:
     FormatError
         If it is no weight file, or a tensor is missing, misshapen or not finite: the first one is named.
     """
-    path = _find_file(path)
-    state, metadata = _read_state(path)
-    config = _config_of(state, metadata, path)
-    _check_config_file(config, config_path or path.with_name("config.json"))
+    path = find_weight_file(path)
+    origin = origin or str(path)
+    state, metadata = _read_state(path, origin)
+    config = _config_of(state, metadata, origin)
+    _check_config_file(config, config_path or path.with_name(CONFIG_NAME))
     model = HybridGNet(config)
-    _check_state(state, model.state_dict(), path)
+    _check_state(state, model.state_dict(), origin)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    return Weights(model.eval(), files.sha256_of(path), str(path), metadata)
+    return Weights(model.eval(), files.sha256_of(path), origin, metadata)
 
 
 def save_weights(
@@ -102,107 +122,162 @@ def save_weights(
         save_file(tensors, temporary, metadata=content)
 
 
-def _find_file(path: Path) -> Path:
+def find_weight_file(path: Path) -> Path:
+    """Return the weight file that ``path`` is, or that lies in the folder ``path``.
+
+    Raises
+    ------
+    MissingInputError
+        If there is none.
+    """
     if path.is_dir():
-        for name in _WEIGHT_NAMES:
+        for name in WEIGHT_NAMES:
             if (path / name).is_file():
                 return path / name
-        raise MissingInputError(f"{path} holds neither {' nor '.join(_WEIGHT_NAMES)}")
+        raise MissingInputError(f"weights {path}: the folder holds neither {' nor '.join(WEIGHT_NAMES)}")
     if not path.is_file():
         raise MissingInputError(f"weights {path}: no such file")
     return path
 
 
-def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_state(path: Path, origin: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors by name, without the prefix some files have, and the file's metadata."""
-    if path.suffix not in (".safetensors", *_PICKLES):
-        raise FormatError(f"weights {path}: expected a file ending in .safetensors or {', '.join(_PICKLES)}")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-                metadata = dict(file.metadata() or {})
-        else:
-            state, metadata = torch.load(path, map_location="cpu", weights_only=True), {}
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise FormatError(f"weights {path}: truncated, damaged or no plain weight file ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise FormatError(f"weights {path}: expected a dictionary of tensors, found {type(state).__name__}")
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise FormatError(f"weights {origin}: expected a file ending in {', '.join(WEIGHT_SUFFIXES)}")
+    content, metadata = (_read_safetensors if path.suffix == ".safetensors" else _read_pickle)(path, origin)
+    state = _plain_tensors(content, origin)
+    for name, tensor in state.items():
+        # strides of zero make any number of elements out of one
+        if tensor.numel() * tensor.element_size() > path.stat().st_size:
+            raise FormatError(f"weights {origin}: {name} has shape {list(tensor.shape)}, more than the file holds")
     prefixed = all(name.startswith(_PREFIX) for name in state)
     return {name.removeprefix(_PREFIX) if prefixed else name: tensor for name, tensor in state.items()}, metadata
 
 
-def _config_of(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> ModelConfig:
-    """Return the configuration that the file names, or that its tensors' shapes imply."""
-    if _CONFIG_KEY in metadata:
-        try:
-            content = json.loads(metadata[_CONFIG_KEY])
-            return ModelConfig(**{**content, "filters": tuple(content["filters"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise FormatError(f"weights {path}: its configuration is damaged ({error})") from None
-    mu, up6 = _tensor(state, "encoder.fc_mu.weight", 2, path), _tensor(state, "graphConv_up6.lins.0.weight", 2, path)
-    up4 = _tensor(state, "graphConv_up4.lins.0.weight", 2, path)
+def _read_safetensors(path: Path, origin: str) -> tuple[Any, dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            return state, dict(file.metadata() or {})
+    except (SafetensorError, OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise _unreadable(origin, error) from None
+
+
+def _read_pickle(path: Path, origin: str) -> tuple[Any, dict[str, Any]]:
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > path.stat().st_size:  # PyTorch stores, it never packs
+                raise ValueError(f"an archive that unpacks to {unpacked} bytes")
+        return torch.load(path, map_location="cpu", weights_only=True), {}
+    except pickle.UnpicklingError:  # its own message recommends to run the code
+        raise _unreadable(origin, "a pickle that is cut off, or holds more than tensors") from None
+    except Exception as error:  # a damaged pickle raises whatever its commands stumble over
+        raise _unreadable(origin, error) from None
+
+
+def _unreadable(origin: str, reason: Exception | str) -> FormatError:
+    said = str(reason).strip().splitlines()
+    shown = said[0][:200] if said else type(reason).__name__
+    return FormatError(f"weights {origin}: truncated, damaged or no plain weight file ({shown})")
+
+
+def _plain_tensors(content: Any, origin: str) -> dict[str, Tensor]:
+    """Return ``content`` if it is a dictionary of ordinary tensors by name."""
+    if not isinstance(content, dict):
+        raise FormatError(f"weights {origin}: expected a dictionary of tensors, found {type(content).__name__}")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise FormatError(
+                f"weights {origin}: expected a dictionary of tensors, found {type(tensor).__name__} at {name!r}"
+            )
+        if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
+            raise FormatError(f"weights {origin}: {name} is no plain tensor (sparse, nested, quantised or empty)")
+    return content
+
+
+def _config_of(state: Mapping[str, Tensor], metadata: Mapping[str, str], origin: str) -> ModelConfig:
+    """Return the configuration that the tensors' shapes imply; the file may add how maps are sampled."""
+    implied = _implied_config(state, origin)
+    if _CONFIG_KEY not in metadata:
+        return implied
+    try:
+        content = json.loads(metadata[_CONFIG_KEY])
+        stated = ModelConfig(**{**content, "filters": tuple(content["filters"])})
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise FormatError(f"weights {origin}: its configuration is damaged ({error})") from None
+    if stated.map_sampling not in get_args(MapSampling):
+        raise FormatError(f"weights {origin}: its configuration is damaged (map_sampling {stated.map_sampling!r})")
+    if stated != replace(implied, map_sampling=stated.map_sampling):
+        raise FormatError(f"weights {origin}: its configuration says {stated}, its tensors {implied}")
+    return stated
+
+
+def _implied_config(state: Mapping[str, Tensor], origin: str) -> ModelConfig:
+    mu, up6 = _matrix(state, "encoder.fc_mu.weight", origin), _matrix(state, "graphConv_up6.lins.0.weight", origin)
+    up4 = _matrix(state, "graphConv_up4.lins.0.weight", origin)
     latents, n_features = mu.shape
-    cells = n_features / 128
-    if math.isqrt(int(cells)) ** 2 != cells:
+    cells, rest = divmod(n_features, 128)
+    side = math.isqrt(cells)
+    if rest or side**2 != cells:
         raise FormatError(
-            f"weights {path}: encoder.fc_mu.weight takes {n_features} features; expected 128 · (size / 32)²"
+            f"weights {origin}: encoder.fc_mu.weight takes {n_features} features; expected 128 · (size / 32)²"
         )
+    order = sum(name.startswith("graphConv_up6.lins.") for name in state)
+    filters = (up6.shape[0], up4.shape[0])
+    for value, (what, largest) in zip((32 * side, latents, order, max(filters)), _LARGEST.items(), strict=True):
+        if value > largest:
+            raise FormatError(f"weights {origin}: its shapes imply {what} {value}; expected {largest} at most")
     try:
         return ModelConfig(
-            size=32 * math.isqrt(int(cells)),
+            size=32 * side,
             use_skip="SC_1.graphConv_pre.lins.0.weight" in state,
             latents=latents,
-            order=sum(name.startswith("graphConv_up6.lins.") for name in state),
-            filters=(up6.shape[0], up4.shape[0]),
+            order=order,
+            filters=filters,
             map_sampling="adaptive",
         )
     except ValueError as error:
-        raise FormatError(f"weights {path}: {error}") from None
+        raise FormatError(f"weights {origin}: {error}") from None
 
 
-def _tensor(state: Mapping[str, Tensor], name: str, n_axes: int, path: Path) -> Tensor:
+def _matrix(state: Mapping[str, Tensor], name: str, origin: str) -> Tensor:
     if name not in state:
-        raise FormatError(f"weights {path}: {name} is missing; not the weights of a HybridGNet")
-    if state[name].ndim != n_axes:
-        raise FormatError(f"weights {path}: {name} has shape {list(state[name].shape)}; expected {n_axes} axes")
+        others = f"; the first tensor in it is {next(iter(state))}" if state else ", as is everything"
+        raise FormatError(f"weights {origin}: {name} is missing: not the weights of a HybridGNet{others}")
+    if state[name].ndim != 2 or not state[name].numel():
+        raise FormatError(f"weights {origin}: {name} has shape {list(state[name].shape)}; expected a matrix")
     return state[name]
 
 
 def _check_config_file(config: ModelConfig, path: Path) -> None:
-    """Compare with a published ``config.json``; ``eval_sampling`` only says how a plain forward draws."""
+    """Compare with a published ``config.json``: of its keys, those that the tensors can contradict."""
     if not path.is_file():
         return
     try:
         content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise FormatError(f"{path}: expected an object of named values, found {type(content).__name__}")
     stated = {"latents": config.latents, "inputsize": config.size, "K": config.order, "use_skip": config.use_skip}
     for name, value in stated.items():
         if name in content and content[name] != value:
             raise FormatError(f"{path} says {name} = {content[name]!r}, the weights beside it have {value!r}")
 
 
-def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str) -> None:
     """Name the first tensor that is missing, misshapen, not finite or unknown."""
     for name, tensor in expected.items():
         if name not in state:
-            raise FormatError(f"weights {path}: {name} is missing")
+            raise FormatError(f"weights {origin}: {name} is missing")
         if state[name].shape != tensor.shape:
             raise FormatError(
-                f"weights {path}: {name} has shape {list(state[name].shape)}, expected {list(tensor.shape)}"
+                f"weights {origin}: {name} has shape {list(state[name].shape)}, expected {list(tensor.shape)}"
             )
-        if not state[name].is_floating_point() or not torch.isfinite(state[name]).all():
-            raise FormatError(f"weights {path}: {name} holds values that are no finite numbers")
+        if not state[name].is_floating_point() or not torch.isfinite(state[name].float()).all():
+            raise FormatError(f"weights {origin}: {name} holds values that are no finite numbers")
     unknown = sorted(set(state) - set(expected))
     if unknown:
-        raise FormatError(f"weights {path}: {unknown[0]} is no tensor of this network")
+        raise FormatError(f"weights {origin}: {unknown[0]} is no tensor of this network")
