@@ -168,7 +168,8 @@ def _no_weights(model: _HubModel, listing: Listing, offline: bool) -> HubNotFoun
     said = f"{where} (revision {listing.revision}) holds neither {names}"
     folders = sorted({_folder_of(file) for file in listing.files if file.path.rsplit("/", 1)[-1] in WEIGHT_NAMES})
     if folders:
-        close = difflib.get_close_matches(model.folder, folders, n=1) or folders[:1]
+        above = [folder for folder in folders if model.folder.startswith(f"{folder}/")]
+        close = above or difflib.get_close_matches(model.folder, folders, n=1) or folders[:1]
         named = ", ".join(folder or "the repository itself" for folder in folders)
         said += f"; weights lie in: {named}. Did you mean {replace(model, folder=close[0])}?"
     if hub.is_offline(offline):
