@@ -1,8 +1,12 @@
 """Weight files: what is read, and how the wrong ones are refused."""
 
 import json
+import struct
+import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -115,7 +119,14 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, torch.zeros(3)])
+def test_a_refused_pickle_is_not_recommended_to_be_run(tmp_path):
+    torch.save({"dec_lin.bias": Payload()}, tmp_path / "w.pt")
+    with pytest.raises(FormatError, match=r"w\.pt.*holds more than tensors") as caught:
+        load_weights(tmp_path / "w.pt")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {1: torch.zeros(1)}, {"state_dict": {}}, torch.zeros(3)])
 def test_something_else_in_a_weight_file_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(FormatError, match="dictionary of tensors"):
@@ -130,6 +141,143 @@ def test_missing_and_foreign_files_are_named(tmp_path):
     (tmp_path / "w.onnx").write_bytes(b"x")
     with pytest.raises(FormatError, match=r"ending in \.safetensors"):
         load_weights(tmp_path / "w.onnx")
+
+
+@pytest.fixture(scope="module")
+def pickled(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pickled") / "w.bin"
+    torch.save(model.state_dict(), path)
+    return path.read_bytes()
+
+
+def test_a_damaged_pickle_is_an_error_of_ours_wherever_the_damage_is(pickled, tmp_path):
+    path, rng = tmp_path / "w.bin", np.random.default_rng(7)
+    start = pickled.index(b"encoder.")  # within the pickle, before the first storage
+    for position in [*rng.integers(0, start + 3000, 60), *rng.integers(len(pickled) - 5000, len(pickled), 20)]:
+        damaged = bytearray(pickled)
+        damaged[position] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        try:
+            load_weights(path)
+        except FormatError as error:
+            assert str(path) in str(error)  # noqa: PT017 - a flipped bit may also be one that does not matter
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,400]}}',
+        b'{"a":{"dtype":"F32","shape":[100000000000],"data_offsets":[0,8]}}',
+        b'{"a":{"dtype":"Q9","shape":[1],"data_offsets":[0,8]}}',
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+    ],
+)
+@pytest.mark.parametrize("announced", [None, 3, 1 << 62])
+def test_a_torn_safetensors_header_is_refused(tmp_path, header, announced):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header) if announced is None else announced) + header + bytes(8))
+    with pytest.raises(FormatError, match=r"w\.safetensors"):
+        load_weights(path)
+
+
+def test_an_archive_that_swells_is_refused_before_it_is_read(tmp_path):
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "plain.bin")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.bin") as plain,
+        zipfile.ZipFile(tmp_path / "w.bin", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for member in plain.infolist():
+            packed.writestr(member.filename, plain.read(member), zipfile.ZIP_DEFLATED)
+    with pytest.raises(FormatError, match=r"w\.bin.*archive that unpacks to 4\d{6} bytes"):
+        load_weights(tmp_path / "w.bin")
+
+
+def test_a_tensor_larger_than_its_file_is_refused(model, tmp_path):
+    huge = torch.zeros(1).expand(64, 128 * 10**10)
+    torch.save(edited(model, lambda state: state.update({"encoder.fc_mu.weight": huge})), tmp_path / "w.bin")
+    with pytest.raises(FormatError, match=r"encoder\.fc_mu\.weight.*more than the file holds"):
+        load_weights(tmp_path / "w.bin")
+
+
+def test_a_network_beyond_reason_is_not_built(model, tmp_path):
+    wide = torch.zeros(100_000, 1)
+    torch.save(edited(model, lambda state: state.update({"graphConv_up6.lins.0.weight": wide})), tmp_path / "w.bin")
+    with pytest.raises(FormatError, match="imply filters 100000; expected 1024 at most"):
+        load_weights(tmp_path / "w.bin")
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [torch.Tensor.to_sparse, lambda tensor: torch.quantize_per_tensor(tensor, 1.0, 0, torch.quint8)],
+    ids=["sparse", "quantised"],
+)
+@pytest.mark.filterwarnings("ignore")  # PyTorch deprecates quantised tensors
+def test_tensors_of_another_kind_are_refused(model, tmp_path, convert):
+    tensor = convert(torch.zeros(960))
+    torch.save(edited(model, lambda state: state.update({"dec_lin.bias": tensor})), tmp_path / "w.bin")
+    with pytest.raises(FormatError, match=r"w\.bin"):
+        load_weights(tmp_path / "w.bin")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_other_precisions_are_read_as_float32(model, tmp_path, dtype):
+    torch.save({name: tensor.to(dtype) for name, tensor in model.state_dict().items()}, tmp_path / "w.bin")
+    loaded = load_weights(tmp_path / "w.bin").model
+    assert torch.equal(loaded.dec_lin.weight, model.dec_lin.weight.to(dtype).float())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 1 << 20}, "configuration says .*size=1048576.*its tensors .*size=64"),
+        ({"order": 10**9}, "configuration says .*order=1000000000"),
+        ({"map_sampling": "random"}, "damaged .*'random'"),
+        ({"size": 65}, "damaged .*65"),
+        ({"unknown": 1}, "damaged .*unknown"),
+    ],
+)
+def test_a_configuration_that_the_tensors_contradict_is_refused(model, tmp_path, change, message):
+    content = json.dumps({**asdict(model.config), **change})
+    save_file(model.state_dict(), tmp_path / "w.safetensors", metadata={"cxu_config": content})
+    with pytest.raises(FormatError, match=message):
+        load_weights(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "null", "{", "\xff", "[" * 100_000])
+def test_a_config_file_that_is_none_is_refused(model, tmp_path, text):
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(FormatError, match=r"config\.json(:| is no JSON)"):
+        load_weights(tmp_path)
+
+
+def test_a_stranger_is_told_by_its_first_tensor(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "w.pt")
+    with pytest.raises(FormatError, match=r"not the weights of a HybridGNet; the first tensor in it is conv1\.weight"):
+        load_weights(tmp_path / "w.pt")
+    torch.save({}, tmp_path / "w.pt")
+    with pytest.raises(FormatError, match=r"encoder\.fc_mu\.weight is missing"):
+        load_weights(tmp_path / "w.pt")
+
+
+def test_messages_use_the_origin_where_there_is_one(tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"x")
+    with pytest.raises(FormatError, match=r"^weights v1 of ann/nets: "):
+        load_weights(tmp_path / "w.pt", origin="v1 of ann/nets")
+
+
+def test_a_folder_named_like_a_file_is_a_folder(model, tmp_path):
+    save_weights(model, tmp_path / "w.safetensors" / "model.safetensors", {})
+    loaded = load_weights(tmp_path / "w.safetensors")
+    assert (loaded.origin, loaded.repo, loaded.revision) == (
+        str(tmp_path / "w.safetensors" / "model.safetensors"),
+        None,
+        None,
+    )
 
 
 @pytest.mark.shared
