@@ -40,6 +40,8 @@ _MAGIC: Final[dict[bytes, FileKind]] = {
 }
 _DICOM_MAGIC: Final = b"DICM"
 _DICOM_PREAMBLE: Final = 128
+_DICOM_SUFFIXES: Final = (".dcm", ".dicom")
+_DICOM_GROUPS: Final = (b"\x02\x00", b"\x08\x00")  # of the file's meta information, and of its identification
 # Opened by their own classes: Image.open would warn of large images, and warning filters are not thread-safe.
 _OPENERS: Final = {
     "PNG": PngImagePlugin.PngImageFile,
@@ -68,9 +70,12 @@ def image_size(file: ImageFile) -> tuple[int, int]:
     ImageError
         If the file is missing, empty, a folder, no PNG, JPEG, TIFF or DICOM, damaged, or above :data:`MAX_PIXELS`.
     """
-    with _stream(file) as stream:
-        kind = _kind(file, stream)
-        return _dicom_shape(file, stream) if kind == "DICOM" else _picture_shape(file, _OPENERS[kind](stream))
+    with open_image(file) as stream:
+        kind = file_kind(file, stream)
+        if kind == "DICOM":
+            return _dicom_shape(file, stream)
+        picture = open_picture(file, stream, kind)
+        return picture.height, picture.width
 
 
 def read_grey(file: ImageFile) -> GreyArray:
@@ -114,7 +119,9 @@ def grey_frame(grey: GreyArray, source: Source) -> ModelFrame:
     return full_frame(height, width, exact=source.framing != "unknown")
 
 
-def draw_model_frame(grey: DrawableArray, frame: ModelFrame, size: int) -> npt.NDArray[np.float32]:
+def draw_model_frame(
+    grey: DrawableArray, frame: ModelFrame, size: int, *, aspect: float = 1.0
+) -> npt.NDArray[np.float32]:
     """Return an image [H, W] drawn into its model frame: float32 [size, size], in the image's own grey units.
 
     Output pixel k shows the image around ``x = offset + k * side / size`` on either axis, pixel centres at integers:
@@ -122,10 +129,13 @@ def draw_model_frame(grey: DrawableArray, frame: ModelFrame, size: int) -> npt.N
     exact area, fractions of pixels included; an enlarged one is interpolated linearly. Outside the image is zero, and
     an output pixel across its edge is a mean of both.
 
+    ``aspect`` is the height of an image pixel over its width. The frame counts in pixel widths on both axes, so row
+    y of the image lies at ``y * aspect``.
+
     Raises
     ------
     UsageError
-        If ``size`` or the frame's side is not positive, or the frame is not finite.
+        If ``size``, ``aspect`` or the frame's side is not positive, or the frame is not finite.
 
     Examples
     --------
@@ -135,10 +145,12 @@ def draw_model_frame(grey: DrawableArray, frame: ModelFrame, size: int) -> npt.N
            [0., 0., 0.]], dtype=float32)
     """
     step = frame.side / size if size > 0 else np.nan
-    if not (step > 0 and np.isfinite([step, *frame.offset_xy]).all()):
-        raise UsageError(f"cannot draw {frame} into {size} px: sides must be positive, positions finite.")
+    if not (step > 0 and aspect > 0 and np.isfinite([step, aspect, *frame.offset_xy]).all()):
+        raise UsageError(
+            f"cannot draw {frame} into {size} px at aspect {aspect}: sides must be positive, positions finite."
+        )
     offset_x, offset_y = frame.offset_xy
-    rows = _resample_rows(grey, offset_y, step, size)
+    rows = _resample_rows(grey, offset_y / aspect, step / aspect, size)
     return np.ascontiguousarray(_resample_rows(rows.T, offset_x, step, size).T)
 
 
@@ -165,8 +177,8 @@ def _resample_rows(values: DrawableArray, offset: float, step: float, size: int)
 
 
 @contextmanager
-def _stream(file: ImageFile) -> Iterator[BinaryIO]:
-    """Open ``file``; whatever damaged bytes raise inside becomes an ImageError that names it."""
+def open_image(file: ImageFile) -> Iterator[BinaryIO]:
+    """Open ``file`` for reading; whatever damaged bytes raise inside becomes an :class:`ImageError` that names it."""
     with file.open() as stream:
         try:
             yield stream
@@ -176,7 +188,17 @@ def _stream(file: ImageFile) -> Iterator[BinaryIO]:
             raise ImageError(f"{file.name} is damaged or truncated: {error}.") from error
 
 
-def _kind(file: ImageFile, stream: BinaryIO) -> FileKind:
+def file_kind(file: ImageFile, stream: BinaryIO) -> FileKind:
+    """Return what the opened file is, by its first bytes; ``stream`` is left at its start.
+
+    A DICOM file without its preamble has no mark of its own. It is taken for one if its name ends in ``.dcm`` or
+    ``.dicom`` and it begins with an element of the first groups, as every such file does.
+
+    Raises
+    ------
+    ImageError
+        If the file is empty or none of the four.
+    """
     head = stream.read(_DICOM_PREAMBLE + len(_DICOM_MAGIC))
     stream.seek(0)
     if not head:
@@ -186,43 +208,61 @@ def _kind(file: ImageFile, stream: BinaryIO) -> FileKind:
     for magic, kind in _MAGIC.items():
         if head.startswith(magic):
             return kind
+    if file.file.lower().endswith(_DICOM_SUFFIXES) and head.startswith(_DICOM_GROUPS):
+        return "DICOM"
     raise ImageError(f"{file.name} is no PNG, JPEG, TIFF or DICOM file: it begins with {head[:8]!r}.")
 
 
 def _decode(file: ImageFile, *, dicom_refusal: str) -> GreyArray:
-    with _stream(file) as stream:
-        kind = _kind(file, stream)
+    with open_image(file) as stream:
+        kind = file_kind(file, stream)
         if kind == "DICOM":
             raise ImageError(f"{file.name} is a DICOM file: {dicom_refusal}.")
-        picture = _OPENERS[kind](stream)
-        _picture_shape(file, picture)
-        return _grey_values(file, picture)
+        return grey_values(file, open_picture(file, stream, kind))
 
 
-def _picture_shape(file: ImageFile, picture: Picture) -> tuple[int, int]:
-    return _checked_shape(file, picture.height, picture.width)
+def open_picture(file: ImageFile, stream: BinaryIO, kind: FileKind) -> Picture:
+    """Return the PNG, JPEG or TIFF in ``stream``, its header read and its size checked, its pixels not yet decoded.
+
+    Raises
+    ------
+    ImageError
+        If it has no pixels or more than :data:`MAX_PIXELS`. Damaged bytes raise what Pillow raises, which
+        :func:`open_image` turns into one.
+    """
+    picture = _OPENERS[kind](stream)
+    check_shape(file, picture.height, picture.width)
+    return picture
 
 
 def _dicom_shape(file: ImageFile, stream: BinaryIO) -> tuple[int, int]:
     import pydicom  # noqa: PLC0415 - takes longer to import than most images to read
 
     try:
-        header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=["Rows", "Columns"], force=True)
         height, width = int(header.Rows), int(header.Columns)
     except Exception as error:  # damaged bytes make pydicom raise nearly anything
         raise ImageError(f"{file.name} has no readable DICOM header with Rows and Columns: {error}.") from error
-    return _checked_shape(file, height, width)
+    check_shape(file, height, width)
+    return height, width
 
 
-def _checked_shape(file: ImageFile, height: int, width: int) -> tuple[int, int]:
+def check_shape(file: ImageFile, height: int, width: int) -> None:
+    """Raise :class:`ImageError` if an image of ``height`` × ``width`` px has no pixels or above :data:`MAX_PIXELS`."""
     if height < 1 or width < 1:
         raise ImageError(f"{file.name} has no pixels: its header says {width} × {height}.")
     if height * width > MAX_PIXELS:
         raise ImageError(f"{file.name} is too large: {width} × {height} px; at most {MAX_PIXELS:,} pixels are read.")
-    return height, width
 
 
-def _grey_values(file: ImageFile, picture: Picture) -> GreyArray:
+def grey_values(file: ImageFile, picture: Picture) -> GreyArray:
+    """Return the grey values [H, W] of an opened picture, by the rules of :func:`read_grey`.
+
+    Raises
+    ------
+    ImageError
+        For floating-point and 32-bit pixels.
+    """
     if picture.mode == "F":
         raise ImageError(f"{file.name} has floating-point pixels; expected 8- or 16-bit ones.")
     if not picture.mode.startswith("I"):
