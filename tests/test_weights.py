@@ -48,7 +48,7 @@ def test_half_precision_on_disk_is_float32_in_memory(model, tmp_path):
 @pytest.mark.parametrize("prefix", ["", "model."])
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "model.safetensors"])
 def test_published_state_dicts_are_read_by_their_own_names(model, tmp_path, prefix, name):
-    state = {prefix + key: value for key, value in model.state_dict().items()}
+    state = {prefix + key: value.contiguous() for key, value in model.state_dict().items()}
     save_file(state, tmp_path / name) if name.endswith("safetensors") else torch.save(state, tmp_path / name)
     loaded = load_weights(tmp_path / name)
     assert same(model, loaded.model)
@@ -242,7 +242,8 @@ def test_other_precisions_are_read_as_float32(model, tmp_path, dtype):
 )
 def test_a_configuration_that_the_tensors_contradict_is_refused(model, tmp_path, change, message):
     content = json.dumps({**asdict(model.config), **change})
-    save_file(model.state_dict(), tmp_path / "w.safetensors", metadata={"cxu_config": content})
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors", metadata={"cxu_config": content})
     with pytest.raises(FormatError, match=message):
         load_weights(tmp_path / "w.safetensors")
 
