@@ -71,6 +71,10 @@ class WorkerError(CxuError, RuntimeError):
     """A worker process died or could not be started."""
 
 
+class DeviceMemoryError(CxuError, MemoryError):
+    """A device has too little memory for even one image."""
+
+
 class ImageError(CxuError, ValueError):
     """An image file that cannot be read or is not what was expected."""
 

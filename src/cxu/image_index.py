@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from cxu.catalog import IMAGE_SUFFIXES, SOURCES, Source
+from cxu.catalog import IMAGE_SUFFIXES, SOURCES, Source, strip_image_suffix
 from cxu.errors import MissingInputError, UsageError
 from cxu.files import hash_of, write_bytes
 from cxu.image_listing import ImageFile, ImageSpec, list_images, spec_texts
@@ -74,7 +74,14 @@ class ImageIndex:
         return {image_id: file for (_, image_id), file in found.items()}, [image_id for _, image_id in missing]
 
     def candidates(self, source: Source, image_id: str) -> list[ImageFile]:
-        """Return every file whose key is that of ``image_id``: none, one, or several in the listing's order."""
+        """Return every file whose key is that of ``image_id``: none, one, or several in the listing's order.
+
+        An id of no catalogued source may have an image suffix, as paths of one's own files do: files with that one.
+        """
+        stem = strip_image_suffix(image_id)
+        if stem != image_id and source.name not in SOURCES:
+            ending = image_id[len(stem) :]
+            return [file for file in self.candidates(source, stem) if file.file.endswith(ending)]
         depth = source.id_depth if source.name in SOURCES else image_id.count("/") + 1
         if depth not in self._tables:
             self._tables[depth] = _key_tables(self.files, depth)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import csv
 import glob
+import hashlib
 import itertools
 import logging
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final, cast
 
@@ -71,6 +74,11 @@ class ImageFile:
         return self.file if self.archive else None
 
     @property
+    def is_image(self) -> bool:
+        """Whether the name ends like an image's."""
+        return self.file.lower().endswith(IMAGE_SUFFIXES)
+
+    @property
     def relative(self) -> PurePosixPath:
         """Path below the folder asked for, without ``..``; a zip's members lie in the zip's own folder."""
         return PurePosixPath(*(part for part in self._below_root().split("/") if part not in {"", ".", ".."}))
@@ -115,6 +123,20 @@ class ImageFile:
         except (OSError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
             raise ImageError(f"{self.name} cannot be opened: {error}.") from error
 
+    def sha256(self) -> str:
+        """Return the SHA-256 of the image file's bytes, in hexadecimal.
+
+        Raises
+        ------
+        ImageError
+            As :meth:`open`, and where reading fails.
+        """
+        with self.open() as stream:
+            try:
+                return hashlib.file_digest(cast("BufferedIOBase", stream), "sha256").hexdigest()
+            except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+                raise ImageError(f"{self.name} cannot be read: {error}.") from error
+
     def _below_root(self) -> str:
         if not self.archive:
             return self.file
@@ -146,6 +168,11 @@ def list_images(spec: str) -> Iterator[ImageFile]:
 
     See :func:`cxu.image_index.build_index` for what it may name and what is raised.
     """
+    return (file for file in list_files(spec) if file.is_image)
+
+
+def list_files(spec: str) -> Iterator[ImageFile]:
+    """Yield what :func:`list_images` yields, and the other files that lie among the images of a folder or glob."""
     path = _absolute(spec)
     if not path.exists():
         if not glob.has_magic(spec):
@@ -252,11 +279,11 @@ def _enters_new(link: str, entered: list[Path]) -> bool:
 
 
 def _list_file(root: str, below: str) -> Iterator[ImageFile]:
-    if below.lower().endswith(IMAGE_SUFFIXES):
-        yield ImageFile(root, below)
-    elif below.lower().endswith(ZIP_SUFFIX):
+    if below.lower().endswith(ZIP_SUFFIX):
         for member in _zip_members(Path(root, below)):
             yield ImageFile(root, member, archive=below)
+    else:
+        yield ImageFile(root, below)
 
 
 def _zip_members(path: Path) -> list[str]:

@@ -1,0 +1,232 @@
+"""``cxu predict``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cxu.cli._errors import SOME_FAILED
+from cxu.cli._options import HomeOption, JsonOption
+from cxu.cli._output import Output, make_table
+from cxu.cli._tables import titled
+from cxu.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from cxu.model.weights import Weights
+    from cxu.predict import Predictor
+    from cxu.predict_plan import PredictPlan
+    from cxu.predict_run import PredictReport
+
+EXAMPLE = "cxu predict films/ --out predictions/ --overlay --csv"
+
+_WHAT = "What is predicted"
+_WRITTEN = "What is written"
+_HOW = "How"
+_MOST_NAMED = 5
+
+
+def command(
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE|FOLDER|GLOB…", help="Radiographs: PNG, JPEG, TIFF, DICOM; folders, globs, zips."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the results.", show_default="predictions/ in the home"),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, help="Decodes behind mean and uncertainty.", rich_help_panel=_WHAT)
+    ] = 50,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", min=0, help="Seed; each image's own follows from its pixels.", rich_help_panel=_WHAT),
+    ] = 0,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights",
+            metavar="bundled|PATH|HUB_ID",
+            help="The network: that of cxu, a file or folder, or a Hub model such as mcosarinsky/CheXmask-U:v1_skip.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "bundled",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            metavar="NAME",
+            help="Data set that the images are of: ids by its rule.",
+            show_default="local: ids are paths",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    csv: Annotated[
+        bool,
+        typer.Option("--csv", help="Also write predictions.csv in the published columns.", rich_help_panel=_WRITTEN),
+    ] = False,
+    overlay: Annotated[
+        bool,
+        typer.Option("--overlay", help="Also draw each image with its uncertain contours.", rich_help_panel=_WRITTEN),
+    ] = False,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Also draw masks at each image's resolution.", rich_help_panel=_WRITTEN)
+    ] = False,
+    keep_samples: Annotated[
+        bool, typer.Option("--keep-samples", help="Keep every decode (48 kB an image).", rich_help_panel=_WRITTEN)
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove what the folder holds first.", rich_help_panel=_WRITTEN)
+    ] = False,
+    device: Annotated[
+        str,
+        typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where the network runs.", rich_help_panel=_HOW),
+    ] = "auto",
+    batch_size: Annotated[
+        str,
+        typer.Option("--batch-size", metavar="auto|N", help="Images at a time on the device.", rich_help_panel=_HOW),
+    ] = "auto",
+    precision: Annotated[
+        Literal["float32", "bf16"],
+        typer.Option("--precision", help="Of the encoder's convolutions.", rich_help_panel=_HOW),
+    ] = "float32",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find landmarks and their uncertainty in frontal chest radiographs.
+
+    Writes predictions.parquet, the one table of cxu, in each image's own pixels. The same command again skips what is
+    there and adds what is new. Files that cannot be read are listed and left out (exit 3). Research and education
+    only; not a medical device.
+    """
+    from cxu.model.weight_source import load
+    from cxu.predict import PredictOptions, Predictor, find_device
+    from cxu.predict_plan import plan_images
+    from cxu.predict_run import Extras, predict_into
+    from cxu.store import Home
+
+    output, store = Output(as_json=as_json), Home(home)
+    options = PredictOptions(samples, seed, precision, keep_samples)
+    batch, chosen = _batch_size(batch_size), find_device(device)
+    plan = plan_images(images, source)
+    loaded = load(weights)
+    predictor = Predictor(loaded, options, chosen, batch)
+    out = out or store.root / "predictions"
+    _announce(output, out, loaded, predictor, plan)
+    report = predict_into(
+        out,
+        plan,
+        predictor,
+        extras=Extras(csv, overlay, masks),
+        overwrite=overwrite,
+        workers=os.cpu_count() or 1,
+        progress=lambda verb, total: output.progress(verb, total, "images"),
+    )
+    manifest = store.record_run("predict", _manifest(report, predictor, images))
+    _tell(output, report, str(manifest))
+    content, parts = _result(report)
+    output.result(content, *parts)
+    if report.rejected or report.undrawn:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--batch-size {text}: expected auto, or a number from 1")
+    return int(text)
+
+
+def _announce(output: Output, out: Path, weights: Weights, predictor: Predictor, plan: PredictPlan) -> None:
+    config = weights.model.config
+    variant = "with" if config.use_skip else "without"
+    output.say(
+        f"{len(plan.images):,} images to {out} · weights {weights.origin} ({variant} skip connections, "
+        f"{config.size} px, {weights.model_id[:12]}) · {predictor.device}, {predictor.options.precision}"
+    )
+    if plan.others:
+        named = ", ".join(file.relative.name for file in plan.others[:_MOST_NAMED])
+        more = ", …" if len(plan.others) > _MOST_NAMED else ""
+        output.say(f"{len(plan.others):,} files beside them are no images by their names: {named}{more}")
+    if predictor.options.n_samples == 1:
+        output.warn("with one sample there is no standard deviation: the rows have no uncertainty")
+
+
+def _tell(output: Output, report: PredictReport, manifest: str) -> None:
+    if report.skipped:
+        output.say(f"{report.skipped:,} images were already predicted")
+    if report.predicted:
+        rate = report.predicted / report.seconds
+        output.say(f"{report.predicted:,} images predicted in {report.seconds:.1f} s, {rate:.2f} images/s")
+    output.list_items(f"{len(report.rejected):,} files have no row:", report.rejected, elsewhere=f"see {manifest}")
+    output.list_items(f"{len(report.undrawn):,} images were not drawn:", report.undrawn, elsewhere=f"see {manifest}")
+
+
+def _result(report: PredictReport) -> tuple[dict[str, Any], list[RenderableType]]:
+    from cxu.predict_run import describe_rows, organ_sigmas, rows_of
+
+    rows = rows_of(report.path, report.keys)
+    content = {**_written(report), "rejected": [[str(one.image.file.name), one.reason] for one in report.rejected]}
+    lines = [f"{name}: {path}" for name, path in _paths(report)]
+    if len(rows) == 1:
+        organs = organ_sigmas(rows, 0)
+        score = rows["mean_sigma_model_px"][0].as_py()
+        content |= {"image_id": rows["image_id"][0].as_py(), "image_score_px": score}
+        content["organs"] = [vars(organ) for organ in organs]
+        cells = [[organ.organ, organ.mean_px, organ.worst_px, f"{organ.worst_node}"] for organ in organs]
+        title = f"{content['image_id']}: node uncertainty, px of the 1024 model frame"
+        shown = titled(title, ["organ", "mean", "worst", "worst node"], cells, gap=False) if organs else []
+        said = [f"image score {score:.2f} px"] if organs else []
+        return content, [*shown, *said, *lines]
+    quantiles = describe_rows(rows)
+    content["image_score_px"] = quantiles
+    cells = [["image score, px", *quantiles.values()]]
+    quantile_table = [make_table("", ["", *quantiles], cells)] if quantiles else []
+    counted = f"{len(rows):,} images with landmarks, {len(report.rejected):,} without"
+    return content, [counted, *quantile_table, *lines]
+
+
+def _paths(report: PredictReport) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = [("table", f"{report.path} ({report.rows:,} rows)")]
+    found += [("CSV", str(path)) for path in report.csv]
+    found += [("pictures", str(_common(report.overlays)))] if report.overlays else []
+    found += [("masks", str(report.masks))] if report.masks else []
+    return found
+
+
+def _common(paths: list[Path]) -> Path:
+    return paths[0] if len(paths) == 1 else Path(os.path.commonpath(paths))
+
+
+def _written(report: PredictReport) -> dict[str, Any]:
+    return {
+        "table": str(report.path),
+        "rows": report.rows,
+        "predicted": report.predicted,
+        "skipped": report.skipped,
+        "csv": [str(path) for path in report.csv],
+        "overlays": [str(path) for path in report.overlays],
+        "masks": report.masks and str(report.masks),
+        "undrawn": report.undrawn,
+    }
+
+
+def _manifest(report: PredictReport, predictor: Predictor, images: list[str]) -> dict[str, Any]:
+    from cxu.predict_run import record_of
+
+    content = _written(report)
+    del content["overlays"]
+    return {
+        **content,
+        "record": record_of(predictor.weights, predictor.options),
+        "images": images,
+        "device": str(predictor.device),
+        "batch_size": report.batch_size,
+        "seconds": round(report.seconds, 3),
+        "failed": [[one.image.source.name, one.image.image_id, one.reason] for one in report.rejected],
+    }

@@ -1,0 +1,181 @@
+"""The folder of predictions: whose it is, what is finished, and that interruptions leave no trace."""
+
+import itertools
+import json
+
+import pytest
+
+from builders import make_rows
+from cxu import store
+from cxu.catalog import source_or_custom
+from cxu.errors import OutputExistsError
+from cxu.files import hash_of
+from cxu.image_listing import ImageFile
+from cxu.predict_folder import PredictFolder, _hash
+from cxu.predict_plan import PlannedImage
+
+LOCAL = source_or_custom("local")
+
+
+def record(**made_with):
+    made_with = {"model_id": "aa", "n_samples": 50, **made_with}
+    return {"command": "predict", "identity": hash_of(made_with), "made_with": made_with}
+
+
+def claimed(out, *, overwrite=False, **made_with):
+    folder = PredictFolder(out)
+    folder.claim(record(**made_with), overwrite=overwrite)
+    return folder
+
+
+def images(tmp_path, *names):
+    for name in names:
+        path = tmp_path / "films" / name
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            path.write_bytes(name.encode())
+    return [PlannedImage(LOCAL, name, ImageFile(str(tmp_path / "films"), name)) for name in names]
+
+
+def rows_for(*planned, **columns):
+    ids = [image.image_id for image in planned]
+    hashes = [_hash(image.file) for image in planned]
+    return make_rows(len(ids), source="local", image_id=ids, file_sha256=hashes, **columns)
+
+
+def ids_in(folder):
+    return store.open_table(folder.path).read()["image_id"].to_pylist()
+
+
+def test_rows_are_joined_in_order_and_known_the_next_time(tmp_path):
+    a, b, c = images(tmp_path, "a.png", "b.png", "c.png")
+    folder = claimed(tmp_path / "out")
+    assert [folder.state(image) for image in (a, b, c)] == ["new"] * 3
+    folder.add(rows_for(a))
+    folder.add(rows_for(c))
+    assert folder.join([a, c]) == 2
+    again = claimed(tmp_path / "out")
+    assert [again.state(image) for image in (a, b, c)] == ["done", "new", "done"]
+    again.add(rows_for(b))
+    assert again.join([a, b, c]) == 3
+    assert ids_in(again) == ["a.png", "c.png", "b.png"]
+    assert sorted(path.name for path in (tmp_path / "out/.cxu").iterdir()) == ["files.parquet"]
+
+
+def test_an_interrupted_run_continues_to_the_same_bytes(tmp_path):
+    a, b, c = images(tmp_path, "a.png", "b.png", "c.png")
+    whole = claimed(tmp_path / "whole")
+    whole.add(rows_for(a, b, c))
+    whole.join([a, b, c])
+    claimed(tmp_path / "out").add(rows_for(a, b))  # and is killed here
+    again = claimed(tmp_path / "out")
+    assert [again.state(image) for image in (a, b, c)] == ["done", "done", "new"]
+    again.add(rows_for(c))
+    again.join([a, b, c])
+    assert again.path.read_bytes() == whole.path.read_bytes()
+
+
+def test_killed_between_the_table_and_the_removal_of_its_parts(tmp_path):
+    a, b = images(tmp_path, "a.png", "b.png")
+    folder = claimed(tmp_path / "out")
+    folder.add(rows_for(a))
+    folder.add(rows_for(b))
+    parts = {path: path.read_bytes() for path in (tmp_path / "out/.cxu").glob("part-*")}
+    folder.join([a, b])
+    for path, content in parts.items():
+        path.write_bytes(content)
+    again = claimed(tmp_path / "out")
+    assert again.join([a, b]) == 2
+    assert ids_in(again) == ["a.png", "b.png"]
+
+
+def test_groups_do_not_depend_on_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("cxu.predict_folder._GROUP_ROWS", 4)
+    planned = images(tmp_path, *(f"{number}.png" for number in range(10)))
+    sizes = {}
+    for name, cuts in {"even": (0, 5, 10), "uneven": (0, 1, 4, 9, 10)}.items():
+        folder = claimed(tmp_path / name)
+        for start, stop in itertools.pairwise(cuts):
+            folder.add(rows_for(*planned[start:stop]))
+        folder.join(planned)
+        sizes[name] = [shard.rows for shard in store.open_table(folder.path).shards()]
+    assert sizes["even"] == sizes["uneven"] == [4, 4, 2]
+    assert (tmp_path / "even/predictions.parquet").read_bytes() == (
+        tmp_path / "uneven/predictions.parquet"
+    ).read_bytes()
+
+
+def test_a_changed_file_is_another_one_and_a_touched_one_is_not(tmp_path):
+    (a,) = images(tmp_path, "a.png")
+    folder = claimed(tmp_path / "out")
+    folder.add(rows_for(a))
+    folder.join([a])
+    path = tmp_path / "films/a.png"
+    path.write_bytes(path.read_bytes())
+    assert claimed(tmp_path / "out").state(a) == "done"
+    path.write_bytes(b"something else")
+    assert claimed(tmp_path / "out").state(a) == "other"
+    path.unlink()
+    assert claimed(tmp_path / "out").state(a) == "other"
+
+
+def test_a_table_without_its_ledger_is_known_by_hash(tmp_path):
+    (a,) = images(tmp_path, "a.png")
+    folder = claimed(tmp_path / "out")
+    folder.add(rows_for(a))
+    folder.join([a])
+    ledger = tmp_path / "out/.cxu/files.parquet"
+    ledger.unlink()
+    assert claimed(tmp_path / "out").state(a) == "done"
+    ledger.write_bytes(b"torn")
+    assert claimed(tmp_path / "out").state(a) == "done"
+
+
+def test_other_options_are_refused_and_overwrite_starts_afresh(tmp_path):
+    (a,) = images(tmp_path, "a.png")
+    folder = claimed(tmp_path / "out")
+    folder.add(rows_for(a))
+    folder.join([a])
+    picture = folder.overlay_path(("local", "a.png"))
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"png")
+    kept = picture.with_name("mine.png")
+    kept.write_bytes(b"png")
+    with pytest.raises(OutputExistsError, match=r"\(n_samples was 50, now 20\): choose another --out, or replace"):
+        claimed(tmp_path / "out", n_samples=20)
+    again = claimed(tmp_path / "out", n_samples=20, overwrite=True)
+    assert again.state(a) == "new"
+    assert not again.path.exists()
+    assert not picture.exists()
+    assert kept.exists()
+    assert json.loads((tmp_path / "out/cxu.json").read_text())["made_with"]["n_samples"] == 20
+
+
+def test_what_others_wrote_is_not_touched(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "predictions.parquet").write_bytes(b"mine")
+    for overwrite in (False, True):
+        with pytest.raises(OutputExistsError, match=r"without the cxu\.json that says how it was made"):
+            claimed(out, overwrite=overwrite)
+    (out / "cxu.json").write_text('{"command": "rasterize", "identity": "x"}')
+    for overwrite in (False, True):
+        with pytest.raises(OutputExistsError, match="made by cxu rasterize"):
+            claimed(out, overwrite=overwrite)
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    with pytest.raises(OutputExistsError, match="is a file"):
+        claimed(file)
+
+
+def test_nothing_predicted_leaves_an_empty_table(tmp_path):
+    folder = claimed(tmp_path / "out")
+    assert folder.join([]) == 0
+    assert store.open_table(folder.path).rows == 0
+
+
+def test_pictures_stay_in_the_folder(tmp_path):
+    folder = PredictFolder(tmp_path)
+    assert folder.overlay_path(("local", "../../x.png")).is_relative_to(tmp_path / "overlays")
+    assert folder.overlay_path(("local", "a.png")).name == "a.png"
+    assert folder.overlay_path(("local", "a.jpg")).name == "a.jpg.png"
