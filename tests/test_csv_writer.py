@@ -237,3 +237,4 @@ def test_real_rows_are_written_as_they_were_published(name, shared_data, path):
     assert len(theirs) == len(ours) > 0
     for column in (*ORGAN_COLUMNS.values(),):
         assert [row[column] for row in ours] == [row[column] for row in theirs]
+    assert [row["Landmarks (Mean)"] for row in ours] == [row["Landmarks"] for row in theirs]
