@@ -368,6 +368,23 @@ def test_a_frame_outside_the_image_is_black():
     assert not draw_model_frame(np.full((4, 4), 9, np.uint8), ModelFrame(10.0, (50.0, -80.0)), 8).any()
 
 
+@pytest.mark.parametrize("aspect", [2, 3])
+def test_high_pixels_are_drawn_like_repeated_rows(aspect):
+    grey = ramp(12, 30)
+    frame = full_frame(12 * aspect, 30)
+    # row y lies at y * aspect, the middle of its copies (aspect - 1) / 2 further down
+    shifted = ModelFrame(frame.side, (frame.offset_xy[0], frame.offset_xy[1] + (aspect - 1) / 2))
+    size = 5  # windows of several pixels
+    repeated = draw_model_frame(np.repeat(grey, aspect, axis=0), shifted, size)
+    np.testing.assert_allclose(draw_model_frame(grey, frame, size, aspect=aspect), repeated, atol=1e-3)
+
+
+@pytest.mark.parametrize("aspect", [0.0, -1.0, float("nan"), float("inf")])
+def test_impossible_aspects_are_refused(aspect):
+    with pytest.raises(UsageError, match="aspect"):
+        draw_model_frame(ramp(4, 4), full_frame(4, 4), 8, aspect=aspect)
+
+
 @pytest.mark.parametrize("side", [1.0, 3.0, 1e6])
 def test_extreme_sides(side):
     drawn = draw_model_frame(np.full((3, 1), 255, np.uint8), ModelFrame(side, (0.0, 0.0)), 64)

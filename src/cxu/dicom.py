@@ -271,7 +271,7 @@ def _modality_values(header: Dataset, stored: npt.NDArray[np.integer]) -> npt.ND
     if item is not None:
         return _look_up(header, item, stored)[0].astype(np.float64)
     slope, intercept = _rescale(header)
-    return stored * slope + intercept
+    return stored.astype(np.float64) * slope + intercept
 
 
 def _first_item(sequence: Any) -> Any:
@@ -326,4 +326,4 @@ def _window_position(
     else:
         raise ValueError(f"VOILUTFunction {function!r}; expected LINEAR, LINEAR_EXACT or SIGMOID")
     # twins with a fractional slope differ in the last bits: gone before anything is rounded to a level
-    return np.asarray(np.round(position.clip(-0.5, 0.5), 12), np.float64)
+    return np.asarray(np.round(position.clip(-0.5, 0.5), 12), dtype=np.float64)

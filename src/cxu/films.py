@@ -18,7 +18,7 @@ limits stay.
 
 Frames
 ------
-The image is padded to a centred square, never cropped, as the model frame of :mod:`cxu.frame`. Pixels that are not
+The image is padded to a centred square, as the model frame of :mod:`cxu.frame`. Pixels that are not
 square are drawn in their physical proportions; :class:`FilmFrame` has the way back.
 """
 
@@ -26,17 +26,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL.ImageFile import ImageFile as Picture
 
+from cxu.catalog import Source
 from cxu.dicom import pixel_aspect, read_header, read_pixels, spacing_mm_xy, view_position
 from cxu.errors import ImageError
 from cxu.frame import MODEL_SIZE, FloatArray, ModelFrame, full_frame
 from cxu.image_listing import ImageFile
-from cxu.images import DrawableArray, FileKind, draw_model_frame, file_kind, grey_values, open_image, open_picture
+from cxu.images import (
+    DrawableArray,
+    FileKind,
+    GreyArray,
+    draw_model_frame,
+    file_kind,
+    grey_frame,
+    grey_values,
+    open_image,
+    open_picture,
+)
 
 MIN_SIDE: Final = 32
 MAX_ELONGATION: Final = 4.0
@@ -72,6 +83,12 @@ class Film:
     spacing_mm_xy: tuple[float, float] | None = None
     aspect: float = 1.0
     view: str | None = None
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.grey.shape
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -171,24 +188,29 @@ def unit_grey(grey: DrawableArray) -> npt.NDArray[np.float32]:
     return clipped.astype(np.float32) / extent
 
 
-def film_frame(film: Film) -> FilmFrame:
+def film_frame(film: Film, source: Source | None = None) -> FilmFrame:
     """Return where the model frame lies in a film: padded to a centred square in physical proportions, not cropped.
+
+    A source whose published frame is that of the cropped image keeps it, so that predictions and published rows have
+    one frame; its crop is defined on PNG and JPEG copies, and a DICOM or TIFF is padded only.
 
     Examples
     --------
     >>> film_frame(Film(np.zeros((100, 300), np.uint8), "PNG"))
     FilmFrame(frame=ModelFrame(side=300.0, offset_xy=(0.0, -100.0), exact=True), aspect=1.0)
     """
-    height, width = film.grey.shape
+    if source is not None and source.framing == "crop_pad" and film.kind in {"PNG", "JPEG"}:
+        return FilmFrame(grey_frame(cast(GreyArray, film.grey), source))
+    height, width = film.shape_hw
     return FilmFrame(full_frame(max(round(height * film.aspect), 1), width), film.aspect)
 
 
-def film_points(film: Film, points_01: FloatArray) -> FloatArray:
+def film_points(frame: FilmFrame, points_01: FloatArray) -> FloatArray:
     """Map the model's points [..., 2] (x, y in [0, 1] across its frame) to the film's own pixels."""
-    return film_frame(film).to_image(points_01 * MODEL_SIZE)
+    return frame.to_image(points_01 * MODEL_SIZE)
 
 
-def model_input(film: Film, size: int) -> npt.NDArray[np.float32]:
+def model_input(film: Film, frame: FilmFrame, size: int) -> npt.NDArray[np.float32]:
     """Return a film as the model takes it: :func:`unit_grey` drawn into the model frame, [size, size] in [0, 1].
 
     Outside the film is 0. Clipping comes before drawing, as in :func:`unit_grey`, and the division after it: that is
@@ -200,7 +222,6 @@ def model_input(film: Film, size: int) -> npt.NDArray[np.float32]:
         If ``size`` is not positive.
     """
     clipped, extent = _clipped(film.grey)
-    frame = film_frame(film)
     drawn = draw_model_frame(clipped, frame.frame, size, aspect=frame.aspect)
     drawn /= extent
     return np.minimum(drawn, 1, out=drawn)
@@ -210,9 +231,9 @@ def _clipped(grey: DrawableArray) -> tuple[DrawableArray, np.float32]:
     """Return grey values clipped to their range and counted from its low end, in their own type, and the range."""
     low, high = grey_range(grey)
     first, last = np.array([low, high]).astype(grey.dtype)  # exact: both are values of the image
-    clipped: DrawableArray = np.clip(grey, first, last)
+    clipped = np.clip(grey, first, last)
     np.subtract(clipped, first, out=clipped)
-    return clipped, np.float32((last - first) or 1)
+    return cast(DrawableArray, clipped), np.float32((last - first) or 1)
 
 
 def _levels(grey: DrawableArray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.integer]]:
