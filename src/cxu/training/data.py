@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from cxu.anatomy import HEART, N_NODES
-from cxu.errors import FormatError, ImageError, MissingInputError
-from cxu.frame import full_frame
+from cxu.errors import FormatError, MissingInputError
+from cxu.films import film_frame, model_input, read_film
 from cxu.image_listing import ImageFile
-from cxu.images import GreyArray, draw_model_frame, read_grey
 
 Split = Literal["train", "val", "test"]
 SPLITS: Final = get_args(Split)
@@ -159,7 +158,7 @@ def _read_index(path: Path) -> dict[str, tuple[Row, float]]:
 def load_images(
     root: Path, names: Sequence[str], size: int, *, progress: Callable[[int], None] | None = None
 ) -> Tensor:
-    """Return images drawn at ``size`` px into their model frame, uint8 [n, 1, size, size], greys scaled to 0 … 255.
+    """Return images as prediction takes them, in 255 steps of grey: uint8 [n, 1, size, size].
 
     Raises
     ------
@@ -171,20 +170,12 @@ def load_images(
     files = _image_files(root / "images", names)
     drawn = torch.empty(len(names), 1, size, size, dtype=torch.uint8)
     for index, name in enumerate(names):
-        grey = unit_grey(read_grey(ImageFile.at(files[name])))
-        picture = draw_model_frame(grey, full_frame(*grey.shape), size)
+        film = read_film(ImageFile.at(files[name]))
+        picture = model_input(film, film_frame(film), size)
         drawn[index, 0] = torch.from_numpy(np.rint(picture * 255).astype(np.uint8))
         if progress:
             progress(1)
     return drawn
-
-
-def unit_grey(grey: GreyArray) -> npt.NDArray[np.float32]:
-    """Return greys [H, W] scaled linearly to 0 … 1 between the percentiles 0.5 and 99.5, clipped."""
-    low, high = np.percentile(grey, (0.5, 99.5))
-    if not high > low:
-        raise ImageError(f"an image of one grey ({low:g}) shows nothing")
-    return ((grey.astype(np.float32) - np.float32(low)) / np.float32(high - low)).clip(0, 1)
 
 
 def _image_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cxu.errors import CxuError, UsageError
 from cxu.frame import MODEL_SIZE
+from cxu.model.sampling import DEFAULT_SAMPLES
 from cxu.training import interrupts, record
 from cxu.training.checkpoint import State, read_checkpoint, write_checkpoint
 from cxu.training.data import TrainingFolder, load_images, read_folder
@@ -103,9 +104,9 @@ def train(
     training = folder.part("train")
     if not training.rows:
         raise UsageError(f"{data} has no row of the split 'train'")
-    identity = {**options.recipe(), "data": record.landmarks_digest(folder)}
-    state = read_checkpoint(out, identity)
     images = _load(training, options, reading)
+    identity = {**options.recipe(), "data": record.landmarks_digest(folder), "images": record.images_digest(images)}
+    state = read_checkpoint(out, identity)
     chances = image_chances([row.dataset for row in training.rows], training.has_heart.tolist(), options.shares)
     targets = torch.from_numpy(training.landmarks_xy / MODEL_SIZE)
     trainer = Trainer(
@@ -145,13 +146,13 @@ class _Validation:
         self._part, self._options = part, options
         self._images: Tensor | None = None
 
-    def measure(self, trainer: Trainer) -> dict[str, Scores]:
+    def measure(self, trainer: Trainer, n_samples: int) -> dict[str, Scores]:
         """Return the scores of all images and of each data set; nothing without images."""
         if not self._part.rows:
             return {}
         if self._images is None:
             self._images = _load(self._part, self._options, None)
-        found = predict(trainer.finished_model(), self._images, n_samples=self._options.samples)
+        found = predict(trainer.finished_model(), self._images, n_samples=n_samples)
         return score_datasets(*found, self._part.landmarks_xy, [row.dataset for row in self._part.rows])
 
 
@@ -166,10 +167,11 @@ class _Run:
         self.lines: list[dict[str, float | int | None]] = []
         self.sums, self.since = torch.zeros(len(Losses._fields), device=trainer.device), 0
         self.clock = _Clock(0.0, time.monotonic())
-        self.first_step, self.saved_at = 0, 0.0
+        self.saved_at = 0.0
+        self.new_steps, self.stepping = 0, 0.0  # of this process, with the seconds they took
         if state:
             trainer.restore(state)
-            self.lines, self.since, self.first_step = state.lines, state.since, state.step
+            self.lines, self.since = state.lines, state.since
             self.sums.copy_(state.sums)
             self.clock.before = self.saved_at = state.seconds
 
@@ -186,8 +188,7 @@ class _Run:
         self.clock.start = time.monotonic()
         with interrupts.deferred() as interrupted:
             while (fraction := self.fraction) < 1:
-                self.sums += self.trainer.advance(fraction)
-                self.since += 1
+                self._advance(fraction)
                 line = self._validate(fraction) if self._is_due(fraction) else None
                 if progress:
                     progress(self._report(line))
@@ -197,6 +198,13 @@ class _Run:
                 if self.clock.seconds - self.saved_at >= 60 * self.options.checkpoint_minutes:
                     self.save()
         self.save()
+
+    def _advance(self, fraction: float) -> None:
+        start = time.monotonic()
+        self.sums += self.trainer.advance(fraction)
+        self.since += 1
+        self.new_steps += 1
+        self.stepping += time.monotonic() - start
 
     def _is_due(self, before: float) -> bool:
         count = self.options.validations
@@ -215,7 +223,7 @@ class _Run:
             "lr": learning_rate(self.options, fraction),
             "kl_weight": kl_weight(self.options, fraction),
             **dict(zip((f"loss_{name}" for name in Losses._fields), means, strict=True)),
-            **record.flat_scores(self.validation.measure(self.trainer)),
+            **record.flat_scores(self.validation.measure(self.trainer, self.options.samples)),
         }
         self.lines.append(line)
         self.sums.zero_()
@@ -224,8 +232,7 @@ class _Run:
         return line
 
     def _report(self, line: dict[str, float | int | None] | None) -> Progress:
-        here, steps = self.clock.seconds - self.clock.before, self.trainer.step - self.first_step
-        rate = steps * self.options.batch_size / max(here, 1e-9)
+        rate = self.new_steps * self.options.batch_size / max(self.stepping, 1e-9)
         return Progress(self.trainer.step, self.fraction, self.clock.seconds, rate, line)
 
     def save(self) -> None:
@@ -237,8 +244,10 @@ class _Run:
 
 def _finish(run: _Run, folder: TrainingFolder, options: TrainOptions, *, resumed_at: int) -> TrainReport:
     """Measure the finished network and write it with its record."""
-    validation = run.validation.measure(run.trainer)
-    test = _Validation(folder.part("test"), options).measure(run.trainer) if options.report_test else None
+    validation = run.validation.measure(run.trainer, DEFAULT_SAMPLES)
+    test = (
+        _Validation(folder.part("test"), options).measure(run.trainer, DEFAULT_SAMPLES) if options.report_test else None
+    )
     scores = {"validation": validation, **({"test": test} if test is not None else {})}
     facts = record.facts(folder, options, run.trainer.step, run.clock.seconds, scores)
     weights = record.end(run.out, run.trainer.finished_model(), facts, run.lines)

@@ -110,7 +110,8 @@ class TrainOptions:
     precision
         ``bf16`` runs the encoder in bfloat16; the decoder and the losses are float32 always.
     validations, samples
-        How many times the validation part is measured in the run, and with how many decodes of an image.
+        How many times the validation part is measured in the run, and with how many decodes of an image; the finished
+        network is measured with as many as a prediction has.
     start
         Weight file to begin with, of any input size.
     seed

@@ -39,6 +39,11 @@ def landmarks_digest(folder: TrainingFolder) -> str:
     return digest.hexdigest()
 
 
+def images_digest(images: torch.Tensor) -> str:
+    """Return the SHA-256 of images as they are trained on, uint8 [n, 1, S, S] on the CPU."""
+    return hashlib.sha256(images.numpy().data).hexdigest()
+
+
 def flat_scores(scores: Mapping[str, Scores]) -> dict[str, float | int | None]:
     """Return scores as columns of the table: ``val_mse_px2`` of all images, ``val_mse_px2_JSRT`` of a data set."""
     columns: dict[str, float | int | None] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -83,9 +84,9 @@ class Trainer:
 
     def finished_model(self) -> HybridGNet:
         """Return a network with the averaged weights, or the last ones where no average is kept; in eval mode."""
-        model = HybridGNet(self.model.config)
+        model = copy.deepcopy(self.model)
         model.load_state_dict({**self.model.state_dict(), **self.average})
-        return model.to(self.device).eval()
+        return model.eval()
 
     def state(self, seconds: float, sums: Tensor, since: int, lines: list[dict[str, float | int | None]]) -> State:
         """Return all that :meth:`restore` needs, with what the loop keeps."""
