@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
 
-from cxu.model.hybridgnet import HybridGNet, ModelConfig, sample_maps
+from cxu.model.hybridgnet import HybridGNet, InstanceNorm, ModelConfig, ResidualBlock, sample_maps
 
 FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
 VARIANTS = ["skip", "no_skip"]
@@ -159,3 +161,130 @@ def test_sizes_that_cannot_be_are_refused(size):
 
 def test_published_number_of_parameters():
     assert sum(weight.numel() for weight in HybridGNet(ModelConfig(1024)).parameters()) == 17_511_090
+
+
+class PlainBlock(nn.Module):
+    """METHOD, word for word: batch norm without running statistics, for one image at a time."""
+
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+
+        def norm(channels):
+            return nn.BatchNorm2d(channels, track_running_stats=False)
+
+        def conv(before, after):
+            return nn.Conv2d(before, after, 3, padding=1)
+
+        shortcut = [nn.Conv2d(channels_in, channels_out, 1, bias=False), norm(channels_out)]
+        self.skip = nn.Sequential(*(shortcut if channels_in != channels_out else []))
+        self.block = nn.Sequential(
+            norm(channels_in),
+            nn.ReLU(),
+            conv(channels_in, channels_out),
+            norm(channels_out),
+            nn.ReLU(),
+            conv(channels_out, channels_out),
+        )
+
+    def forward(self, maps):
+        return torch.cat([functional.relu(self.block(one) + self.skip(one)) for one in maps.split(1)])
+
+
+def blocks(channels_in, channels_out):
+    """The plain block and ours with the same weights, norms anything but their first state, of both signs."""
+    torch.manual_seed(1)
+    plain = PlainBlock(channels_in, channels_out)
+    for norm in (module for module in plain.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    ours = ResidualBlock(channels_in, channels_out).to(memory_format=torch.channels_last)
+    ours.load_state_dict(plain.state_dict())
+    return plain, ours
+
+
+SHAPES = [(1, 8, 64), (8, 16, 6), (16, 16, 10), (64, 128, 8)]
+
+
+@pytest.mark.parametrize(("channels_in", "channels_out", "side"), SHAPES)
+@pytest.mark.parametrize("n_images", [1, 3])
+@torch.inference_mode()
+def test_block_without_autograd_equals_the_plain_one(channels_in, channels_out, side, n_images):
+    plain, ours = blocks(channels_in, channels_out)
+    maps = 2 + torch.rand(n_images, channels_in, side, side)
+    before = maps.clone()
+    torch.testing.assert_close(ours(maps), plain(maps), atol=1e-4, rtol=1e-5)
+    assert torch.equal(maps, before)
+
+
+@pytest.mark.parametrize(("channels_in", "channels_out", "side"), SHAPES)
+def test_block_with_autograd_has_the_plain_one_s_values_and_gradients(channels_in, channels_out, side):
+    plain, ours = blocks(channels_in, channels_out)
+    maps = torch.rand(3, channels_in, side, side, requires_grad=True)
+    towards = torch.randn(3, channels_out, side, side)
+    gradients = []
+    for block in (plain, ours):
+        result = block(maps)
+        torch.testing.assert_close(result, plain(maps), atol=1e-5, rtol=1e-5)
+        gradients.append(torch.autograd.grad((result * towards).sum(), [maps, *block.parameters()]))
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4 * expected.abs().max().item() + 5e-3, rtol=1e-3)
+
+
+def test_an_even_image_is_normalised_to_the_bias():
+    norm = InstanceNorm(2)
+    nn.init.normal_(norm.weight)
+    scale, shift = norm.affine(torch.full((1, 2), 0.7), torch.tensor([[-1e-9, 0.0]]))
+    torch.testing.assert_close(scale * 0.7 + shift, norm.bias[None], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("grey", [0.0, 0.7, 1.0])
+@torch.inference_mode()
+def test_an_even_image_gives_finite_numbers(grey):
+    torch.manual_seed(0)
+    encoding = HybridGNet(ModelConfig(64)).encode(torch.full((1, 1, 64, 64), grey))
+    assert all(part.isfinite().all() for part in encoding)
+
+
+def test_sums_over_large_maps_keep_their_digits():
+    block = ResidualBlock(1, 8).to(memory_format=torch.channels_last).eval()
+    image = 5 + torch.rand(1, 1, 1024, 1024, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        found = block(image)
+    expected = block(image).detach()
+    assert (found - expected).abs().max() < 5e-4  # plain sums are off by ten times that
+
+
+def bf16_case():
+    torch.manual_seed(0)
+    return HybridGNet(ModelConfig(64)).eval(), torch.rand(2, 1, 64, 64)
+
+
+@torch.inference_mode()
+def test_bf16_is_near_float32_and_hands_on_float32():
+    model, images = bf16_case()
+    exact, rounded = model.encode(images), model.encode(images, "bf16")
+    for before, after in zip(exact, rounded, strict=True):
+        assert after.dtype == torch.float32
+        assert 0 < (after - before).abs().mean() < 0.1 * before.std()
+
+
+def test_bf16_reaches_the_convolutions_with_and_without_autograd():
+    model, images = bf16_case()
+    with_autograd = model.encode(images, "bf16")
+    with torch.no_grad():
+        without = model.encode(images, "bf16")
+    seen = []
+    for conv in (module for module in model.modules() if isinstance(module, nn.Conv2d)):
+        conv.register_forward_hook(lambda _module, _inputs, result: seen.append(result.dtype))
+    model.encode(images, "bf16")
+    assert set(seen) == {torch.bfloat16}
+    for before, after in zip(with_autograd, without, strict=True):
+        assert (after - before).abs().mean() < 0.1 * before.std()
+
+
+@torch.inference_mode()
+def test_float32_leaves_a_surrounding_autocast_alone():
+    model, images = bf16_case()
+    with torch.autocast("cpu", torch.bfloat16):
+        surrounded = model.encode(images)
+    assert torch.equal(surrounded.conv6.float(), model.encode(images, "bf16").conv6)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cxu.model.hybridgnet import Encoding, HybridGNet, ModelConfig
-from cxu.model.sampling import draw_latents, image_seed, sample_landmarks
+from cxu.model.sampling import draw_latents, full_float32, image_seed, sample_landmarks
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +76,37 @@ def test_seed_depends_on_pixels_shape_and_type(other):
     assert image_seed(0, pixels) != image_seed(1, pixels)
     assert image_seed(0, pixels) == image_seed(0, np.zeros((3, 8), np.uint8)[:, ::2])
     assert 0 <= image_seed(0, pixels) < 2**63
+
+
+def test_precision_reaches_the_encoder(model):
+    images, seeds = images_and_seeds(2)
+    exact, rounded = (sample_landmarks(model, images, seeds, precision=name) for name in ("float32", "bf16"))
+    assert 0 < (exact.mean - rounded.mean).abs().max() < 0.02
+    assert rounded.mean.dtype == rounded.latent_sigma.dtype == torch.float32
+
+
+def tf32_settings():
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("products", ["highest", "high"])
+def test_float32_is_float32_inside_and_as_before_outside(products):
+    torch.set_float32_matmul_precision(products)
+    try:
+        before = tf32_settings()
+        with full_float32():
+            if hasattr(torch.backends.cudnn, "conv"):
+                inside = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+                assert inside == ("ieee", "ieee")
+            else:
+                assert tf32_settings() == (False, False)
+        assert tf32_settings() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_settings_come_back_after_an_error():
+    before = tf32_settings()
+    with pytest.raises(ZeroDivisionError), full_float32():
+        _ = 1 / 0
+    assert tf32_settings() == before

@@ -6,6 +6,7 @@ K Chebyshev order, Z latent size, C channels, H side of a feature map, P points.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, cast
@@ -18,6 +19,7 @@ from cxu.frame import MODEL_SIZE
 from cxu.model.graph import COARSE_RINGS, FINE_RINGS, N_COARSE, chebyshev_stack, unpool_matrix
 
 MapSampling = Literal["fixed", "adaptive"]
+Precision = Literal["float32", "bf16"]
 _CHANNELS: Final = (8, 16, 32, 64, 128, 128)
 _EPS: Final = 1e-5
 _MIN_SIZE: Final = 64
@@ -84,9 +86,18 @@ class InstanceNorm(nn.Module):
         """[B, C, H, H] → the same."""
         return functional.instance_norm(maps.float(), weight=self.weight, bias=self.bias, eps=_EPS)
 
+    def affine(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and shift [B, C] that do the same to maps of this mean and variance [B, C]."""
+        # rounding can leave the variance of an even map a little below zero
+        scale = self.weight * torch.rsqrt(variance.clamp_min(0) + _EPS)
+        return scale, self.bias - mean * scale
+
+
+_BlockLayers = tuple[InstanceNorm, nn.ReLU, nn.Conv2d, InstanceNorm, nn.ReLU, nn.Conv2d]
+
 
 class ResidualBlock(nn.Module):
-    """Norm, ReLU, convolution, twice, beside a shortcut."""
+    """Norm, ReLU, convolution, twice, beside a shortcut; without autograd the same in fewer passes over memory."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -105,7 +116,69 @@ class ResidualBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, C, H, H] → [B, C', H, H]."""
-        return functional.relu(self.block(maps) + self.skip(maps))
+        if torch.is_grad_enabled():
+            return functional.relu(self.block(maps) + self.skip(maps))
+        return self._infer(maps)
+
+    def _infer(self, maps: Tensor) -> Tensor:
+        norm_in, _, conv_in, norm_mid, _, conv_out = cast(_BlockLayers, tuple(self.block))
+        mean, covariance = _moments(maps)
+        inner = _convolve(conv_in, _scale_shift_relu(maps, *norm_in.affine(mean, _diagonal(covariance))))
+        mean_mid, covariance_mid = _moments(inner)
+        _scale_shift_relu(inner, *norm_mid.affine(mean_mid, _diagonal(covariance_mid)), out=inner)
+        outer = _convolve(conv_out, inner)
+        if not len(self.skip):
+            return outer.add_(maps).relu_()
+        # of w · x the mean is w · mean and the variance w · covariance · wᵀ: its norm goes into the weights
+        project, norm_skip = cast(tuple[nn.Conv2d, InstanceNorm], tuple(self.skip))
+        weight = project.weight.flatten(1).expand(len(maps), -1, -1)  # [B, C', C]
+        variance = (_product(weight, covariance) * weight).sum(dim=2)
+        scale, shift = norm_skip.affine(_product(weight, mean[..., None])[..., 0], variance)
+        _pixels(outer).baddbmm_(_pixels(maps), (scale[..., None] * weight).mT)
+        return outer.add_(shift[..., None, None]).relu_()
+
+
+def _convolve(conv: nn.Conv2d, maps: Tensor) -> Tensor:
+    """[B, C, H, H] → [B, C', H, H] float32, channels last; new memory."""
+    convolved: Tensor = conv(maps)
+    return convolved.float().contiguous(memory_format=torch.channels_last)
+
+
+def _pixels(maps: Tensor) -> Tensor:
+    """[B, C, H, H] → [B, H · H, C]: a view of maps with their channels last."""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _moments(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean [B, C] and covariance [B, C, C] of the channels over the pixels, in one pass.
+
+    Sums run within rows, then over rows: over a million pixels at once they would lose four digits.
+    """
+    n_images, n_channels, height, width = maps.shape
+    rows = _pixels(maps).reshape(-1, width, n_channels)  # [B · H, H, C]
+    row_mean = rows.mean(dim=1)
+    within = row_mean[:, :, None] * row_mean[:, None, :]
+    within.baddbmm_(rows.mT, rows, beta=-1, alpha=1 / width)
+    row_mean = row_mean.view(n_images, height, n_channels)
+    mean = row_mean.mean(dim=1)
+    between = row_mean - mean[:, None]
+    covariance = within.view(n_images, height, n_channels, n_channels).mean(dim=1)
+    return mean, covariance.baddbmm_(between.mT, between, alpha=1 / height)
+
+
+def _diagonal(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=1, dim2=2)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Batched matrix product in float32: what works in place is out of autocast's reach."""
+    return left.new_zeros(len(left), left.shape[1], right.shape[2]).baddbmm_(left, right)
+
+
+def _scale_shift_relu(maps: Tensor, scale: Tensor, shift: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Return ReLU(scale · maps + shift) of maps [B, C, H, H], scale and shift [B, C]; into ``out`` where given."""
+    scaled: Tensor = torch.addcmul(shift[..., None, None], maps, scale[..., None, None], out=out)
+    return scaled.relu_()
 
 
 class Encoder(nn.Module):
@@ -120,17 +193,27 @@ class Encoder(nn.Module):
         n_features = _CHANNELS[-1] * (config.size // 32) ** 2
         self.fc_mu = nn.Linear(n_features, config.latents)
         self.fc_logvar = nn.Linear(n_features, config.latents)
+        # the convolutions hand on the layout of their weights
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, images: Tensor) -> Encoding:
+    def forward(self, images: Tensor, precision: Precision = "float32") -> Encoding:
         """[B, 1, size, size] in [0, 1] → :class:`Encoding`."""
-        maps = functional.max_pool2d(self.dconv_down1(images), 2)
-        maps = functional.max_pool2d(self.dconv_down2(maps), 2)
-        maps = functional.max_pool2d(self.dconv_down3(maps), 2)
-        maps = functional.max_pool2d(self.dconv_down4(maps), 2)
-        conv5 = self.dconv_down5(maps)
-        conv6 = self.dconv_down6(functional.max_pool2d(conv5, 2))
+        with _convolutions_in(precision, images.device):
+            maps = functional.max_pool2d(self.dconv_down1(images), 2)
+            maps = functional.max_pool2d(self.dconv_down2(maps), 2)
+            maps = functional.max_pool2d(self.dconv_down3(maps), 2)
+            maps = functional.max_pool2d(self.dconv_down4(maps), 2)
+            conv5 = self.dconv_down5(maps)
+            conv6 = self.dconv_down6(functional.max_pool2d(conv5, 2))
         flat = conv6.flatten(1)
         return Encoding(self.fc_mu(flat), self.fc_logvar(flat), conv5, conv6)
+
+
+def _convolutions_in(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the context for the encoder's blocks; float32 leaves alone what a trainer may have set around it."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 class ChebConv(nn.Module):
@@ -196,9 +279,9 @@ class HybridGNet(nn.Module):
             self.SC_2 = SkipConnection(wide, FINE_RINGS)
         self.register_buffer("unpool", unpool_matrix(), persistent=False)
 
-    def encode(self, images: Tensor) -> Encoding:
-        """Images [B, 1, size, size] in [0, 1] → :class:`Encoding`."""
-        encoding: Encoding = self.encoder(images)
+    def encode(self, images: Tensor, precision: Precision = "float32") -> Encoding:
+        """Images [B, 1, size, size] in [0, 1] → :class:`Encoding`, float32 whatever the convolutions' precision."""
+        encoding: Encoding = self.encoder(images, precision)
         return encoding
 
     def decode(self, encoding: Encoding, latents: Tensor) -> Decoding:

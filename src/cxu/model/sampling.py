@@ -6,16 +6,18 @@ standard deviation (ddof 0) of each coordinate.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cxu.model.hybridgnet import Encoding, HybridGNet
+from cxu.model.hybridgnet import Encoding, HybridGNet, Precision
 
 DEFAULT_SAMPLES = 50
 
@@ -65,8 +67,33 @@ def draw_latents(encoding: Encoding, seeds: Sequence[int], n_samples: int) -> Te
     return encoding.mu[:, None] + torch.exp(0.5 * encoding.log_var)[:, None] * eps
 
 
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Keep CUDA from rounding float32 to TF32, which convolutions do unless told otherwise; then put all back."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    settings: list[tuple[Any, str, object]]
+    if hasattr(convolutions, "conv"):  # since torch 2.9, where old and new names must not be mixed
+        settings = [(convolutions.conv, "fp32_precision", "ieee"), (products, "fp32_precision", "ieee")]
+    else:
+        settings = [(convolutions, "allow_tf32", False), (products, "allow_tf32", False)]
+    before = [getattr(backend, name) for backend, name, _ in settings]
+    try:
+        for backend, name, value in settings:
+            setattr(backend, name, value)
+        yield
+    finally:
+        for (backend, name, _), value in zip(settings, before, strict=True):
+            setattr(backend, name, value)
+
+
 def sample_landmarks(
-    model: HybridGNet, images: Tensor, seeds: Sequence[int], *, n_samples: int = DEFAULT_SAMPLES, keep: bool = False
+    model: HybridGNet,
+    images: Tensor,
+    seeds: Sequence[int],
+    *,
+    n_samples: int = DEFAULT_SAMPLES,
+    keep: bool = False,
+    precision: Precision = "float32",
 ) -> Samples:
     """Predict landmarks with their standard deviations.
 
@@ -82,9 +109,11 @@ def sample_landmarks(
         Decodes of each image.
     keep
         Keep the samples themselves.
+    precision
+        Of the encoder's convolutions; all else is float32.
     """
-    with torch.inference_mode():
-        encoding = model.encode(images)
+    with torch.inference_mode(), full_float32():
+        encoding = model.encode(images, precision)
         points = model.decode(encoding, draw_latents(encoding, seeds, n_samples)).points
         return Samples(
             mean=points.mean(dim=1),
