@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import cxu
-from cxu.cli import fetch, filter_, import_, info, ls, quickstart, rasterize
+from cxu.cli import fetch, filter_, import_, info, ls, predict, quickstart, rasterize, train
 from cxu.cli._errors import guarded
 
 app = typer.Typer(
@@ -21,7 +21,8 @@ app = typer.Typer(
 
 @app.callback(
     invoke_without_command=True,
-    epilog="Start with:  cxu quickstart   Then:  cxu fetch mimic · cxu filter --max-std 5 · cxu rasterize --out masks/",
+    epilog="Start with:  cxu quickstart   Then:  cxu fetch mimic · cxu filter --max-std 5 · cxu rasterize --out masks/ "
+    "· cxu predict image.png",
 )
 def _root(
     context: typer.Context,
@@ -47,7 +48,9 @@ for name, module in (
     ("import", import_),
     ("filter", filter_),
     ("rasterize", rasterize),
+    ("predict", predict),
     ("ls", ls),
     ("info", info),
+    ("train", train),
 ):
     app.command(name, epilog=f"Example:  {module.EXAMPLE}")(guarded(module.command))
