@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import struct
 from pathlib import Path
@@ -26,9 +27,21 @@ from pydicom.uid import (
 
 from cxu.catalog import SOURCES
 from cxu.errors import ImageError
-from cxu.films import Film, FilmFrame, film_frame, film_points, grey_range, model_input, read_film, unit_grey
+from cxu.films import (
+    Film,
+    FilmFrame,
+    chest_contrast,
+    film_frame,
+    film_points,
+    grey_range,
+    model_input,
+    read_film,
+    unit_grey,
+)
 from cxu.frame import ModelFrame
 from cxu.image_listing import ImageFile
+from cxu.phantom import synthetic_background
+from cxu.shape import load_shape_model
 
 
 def ramp(height: int = 40, width: int = 50, dtype=np.uint8) -> np.ndarray:
@@ -324,11 +337,34 @@ def test_monochrome1_and_its_mirrored_monochrome2_twin_are_identical(
 def test_real_monochrome_files(shared_data, tmp_path):
     one, two = (read(shared_data / "demo" / f"rsna_monochrome{k}.dcm") for k in (1, 2))
     assert (one.spacing_mm_xy, one.view) == ((0.168, 0.168), "PA")
-    # the two files hold the same bytes of pixels, only the tag differs: one is the other's negative
-    np.testing.assert_array_equal(one.grey, 255 - two.grey)
-    twin = dicom(255 - two.grey, None, "MONOCHROME1")
-    np.testing.assert_array_equal(read_dicom(tmp_path, twin).grey, two.grey)
-    np.testing.assert_allclose(unit_grey(one.grey), 1 - unit_grey(two.grey), atol=1e-6)
+    # the two files hold the same bytes of pixels, only the tag differs, so that one is a negative by its tag
+    np.testing.assert_array_equal(one.grey, two.grey)
+    assert (one.turned, two.turned) == (True, False)
+    twin = read_dicom(tmp_path, dicom(255 - two.grey, None, "MONOCHROME1"))
+    np.testing.assert_array_equal(twin.grey, two.grey)
+    assert not twin.turned
+
+
+@pytest.mark.shared
+def test_real_films_are_told_from_their_negatives(shared_data):
+    paths = [*sorted((shared_data / "train/images").iterdir())[::13], *sorted((shared_data / "demo").glob("*.png"))]
+    assert len(paths) > 60
+    for path in paths:
+        film = read(path)
+        assert not film.turned, path.name
+        negative = dataclasses.replace(film, grey=255 - film.grey)
+        assert chest_contrast(film) > 0.07, path.name
+        assert chest_contrast(negative) == pytest.approx(-chest_contrast(film), abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_negative_is_turned(tmp_path, dtype):
+    grey = synthetic_background(load_shape_model().mean_xy, 256, np.random.default_rng(0)).astype(dtype)
+    grey *= dtype(np.iinfo(dtype).max // 255)
+    Image.fromarray(np.iinfo(dtype).max - grey).save(tmp_path / "negative.png")
+    film = read(tmp_path / "negative.png")
+    assert film.turned
+    np.testing.assert_array_equal(film.grey, grey)
 
 
 @pytest.mark.shared
@@ -366,8 +402,8 @@ def test_jpeg_baseline(tmp_path):
     smooth = np.add.outer(np.arange(64), np.arange(80)).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(smooth).save(stream, format="JPEG", quality=98)
-    film = read_dicom(tmp_path, encapsulated(dicom(smooth, None, "MONOCHROME1"), JPEGBaseline8Bit, stream.getvalue()))
-    assert abs(255 - film.grey.astype(int) - smooth).max() <= 3
+    film = read_dicom(tmp_path, encapsulated(dicom(smooth, None, "MONOCHROME2"), JPEGBaseline8Bit, stream.getvalue()))
+    assert abs(film.grey.astype(int) - smooth).max() <= 3
 
 
 def test_a_missing_decoder_is_named(tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ class Prediction:
     sha256
         Of the file.
     mean, std
-        [120, 2] float32 (x, y) in [0, 1] of the model frame; ``std`` is NaN where there was one sample only.
+        [120, 2] float32 (x, y) in [0, 1] of the model frame.
     latent_sigma
         [Z] float32.
     samples
@@ -98,11 +98,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class FilmFacts:
-    """What a film's file says beside its pixels."""
+    """What a film's file says beside its pixels; ``turned`` where it held a negative."""
 
     shape_hw: tuple[int, int]
     spacing_mm_xy: tuple[float, float] | None
     view: str | None
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class _Prepared:
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device called ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` is CUDA where there is some, else CPU.
+    """Return the device ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises
     ------
@@ -304,13 +305,14 @@ def _prepare(image: PlannedImage, predictor: Predictor) -> _Prepared | Rejected:
     try:
         sha256 = image.file.sha256()
         film = films.read_film(image.file)
+        frame = films.film_frame(film, image.source)
         return _Prepared(
             image,
-            FilmFacts(film.grey.shape, film.spacing_mm_xy, film.view),
-            films.film_frame(film),
+            FilmFacts(film.grey.shape, film.spacing_mm_xy, film.view, film.turned),
+            frame,
             sha256,
             image_seed(predictor.options.seed, film.grey),
-            films.model_input(film, predictor.size),
+            films.model_input(film, frame, predictor.size),
         )
     except ImageError as error:
         return Rejected(image, str(error))
@@ -341,7 +343,10 @@ def prediction_rows(predictions: Sequence[Prediction], weights: Weights, options
     The place of the model frame is null for images whose pixels are not square: there it is no square in pixels.
     """
     frames = [one.frame for one in predictions]
-    sigma = np.stack([one.std for one in predictions])
+    # the spread of a single sample is 0, which would read as certain
+    known = 1.0 if options.n_samples > 1 else np.nan
+    sigma_model = np.stack([one.std * (MODEL_SIZE * known) for one in predictions], dtype=np.float32)
+    sigma_image = [frame.sigma_to_image(sigma) for frame, sigma in zip(frames, sigma_model, strict=True)]
     columns: dict[str, object] = {
         "source": [one.image.source.name for one in predictions],
         "image_id": [one.image.image_id for one in predictions],
@@ -353,8 +358,8 @@ def prediction_rows(predictions: Sequence[Prediction], weights: Weights, options
         "frame_offset_xy": [list(frame.frame.offset_xy) if frame.aspect == 1 else None for frame in frames],
         "frame_exact": [frame.frame.exact if frame.aspect == 1 else None for frame in frames],
         "landmarks_xy": np.stack([one.frame.to_image(one.mean * MODEL_SIZE) for one in predictions], dtype=np.float32),
-        **table.sigma_columns(sigma * MODEL_SIZE),
-        "sigma_xy": np.stack([one.frame.sigma_to_image(one.std * MODEL_SIZE) for one in predictions], dtype=np.float32),
+        **table.sigma_columns(sigma_model),
+        "sigma_xy": np.stack(sigma_image, dtype=np.float32),
         "latent_sigma": _latents_of(predictions),
         "model_id": weights.model_id,
         "n_samples": options.n_samples,

@@ -32,7 +32,9 @@ class PredictPlan:
     others: tuple[ImageFile, ...] = ()
 
 
-def plan_images(specs: Sequence[str | Path], source_name: str | None = None) -> PredictPlan:
+def plan_images(
+    specs: Sequence[str | Path], source_name: str | None = None, *, own_folders: Sequence[Path] = ()
+) -> PredictPlan:
     """List the images to predict.
 
     Parameters
@@ -44,6 +46,8 @@ def plan_images(specs: Sequence[str | Path], source_name: str | None = None) -> 
     source_name
         The data set that the images are of: its id rule makes the ids. None: ``local``, whose ids are paths below the
         folder that was named.
+    own_folders
+        Folders that cxu writes into: where they lie below a folder of images, they are left out.
 
     Raises
     ------
@@ -56,7 +60,8 @@ def plan_images(specs: Sequence[str | Path], source_name: str | None = None) -> 
     """
     source = source_or_custom(source_name or LOCAL_SOURCE)
     texts = spec_texts(list(specs))
-    listed = dict.fromkeys(file for text in texts for file in _list_spec(text))
+    own = [folder.absolute() for folder in own_folders]
+    listed = dict.fromkeys(file for text in texts for file in _list_spec(text) if not _is_own(file, own))
     kept = {file: file.is_image or str(file.path) in texts or _is_bare_dicom(file) for file in listed}
     images = tuple(PlannedImage(source, _image_id(file, source, source_name), file) for file in _once(kept))
     if not images:
@@ -73,6 +78,10 @@ def _list_spec(text: str) -> Iterator[ImageFile]:
     if path.is_file() and path.suffix.lower() not in (*LIST_SUFFIXES, ZIP_SUFFIX):
         return iter([ImageFile.at(path)])
     return list_files(text)
+
+
+def _is_own(file: ImageFile, own: Sequence[Path]) -> bool:
+    return any(file.path.is_relative_to(folder) and not Path(file.root).is_relative_to(folder) for folder in own)
 
 
 def _is_bare_dicom(file: ImageFile) -> bool:

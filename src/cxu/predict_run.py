@@ -79,6 +79,8 @@ class PredictReport:
         Source and id of every image asked for that has a row.
     rejected
         Images without a row, and why.
+    turned
+        Images predicted by this call whose files hold a negative.
     undrawn
         Images without a picture or mask that was asked for, and why.
     batch_size
@@ -94,6 +96,7 @@ class PredictReport:
     seconds: float = 0.0
     keys: list[Key] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
     undrawn: list[str] = field(default_factory=list)
     batch_size: int = 1
     csv: list[Path] = field(default_factory=list)
@@ -221,6 +224,7 @@ def _predict_new(
             else:
                 waiting.append(result)
                 done.append(result.image)
+                report.turned += [result.image.file.name] if result.film.turned else []
             if len(waiting) >= most or time.monotonic() - written > _PART_SECONDS:
                 write_part()
                 written = time.monotonic()

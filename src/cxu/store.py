@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 SHARD_ROWS: Final = 8192
 LATEST: Final = "latest"
+PREDICTIONS: Final = "predictions"
 _LISTING = "source.json"
 _LATE_FACTS: Final = "cxu_late"
 _COMPRESSION: Final = {"compression": "zstd", "compression_level": 3}
@@ -291,12 +292,19 @@ class Home:
         names = (path.stem for path in _tables_in(self.root / "selections"))
         return sorted(name for name in names if not name.endswith(".excluded"))
 
+    @property
+    def predictions_folder(self) -> Path:
+        """The folder that predict writes into unless told otherwise."""
+        return self.root / PREDICTIONS
+
     def predictions(self) -> list[Path]:
         """Return the tables that predict wrote, in order of name."""
-        return _tables_in(self.root / "predictions")
+        return _tables_in(self.predictions_folder)
 
     def open(self, name: str | None = None, *, frame: FrameName | None = None) -> StoredTable:
-        """Return the table that ``name`` means: a Parquet file or folder, a selection, or a source; None means latest.
+        """Return the table that ``name`` means; None means the selection ``latest``.
+
+        That is a Parquet file or a folder of them, a selection, ``predictions`` of this home, or a source.
 
         Raises
         ------
@@ -314,6 +322,8 @@ class Home:
             return open_table(Path(wanted))
         if self.selection_path(wanted).is_file():
             return open_table(self.selection_path(wanted), name=wanted, kind="selection")
+        if wanted == PREDICTIONS and self.predictions():
+            return open_table(self.predictions_folder, name=wanted, kind="predictions")
         wanted = _source_name(wanted)
         frames = [listing.frame for listing in self.listings([wanted])]
         if frame in frames or (frame is None and len(frames) == 1):

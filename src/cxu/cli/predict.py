@@ -112,10 +112,10 @@ def command(
     output, store = Output(as_json=as_json), Home(home)
     options = PredictOptions(samples, seed, precision, keep_samples)
     batch, chosen = _batch_size(batch_size), find_device(device)
-    plan = plan_images(images, source)
+    out = out or store.predictions_folder
+    plan = plan_images(images, source, own_folders=(out, store.root))
     loaded = load(weights)
     predictor = Predictor(loaded, options, chosen, batch)
-    out = out or store.root / "predictions"
     _announce(output, out, loaded, predictor, plan)
     report = predict_into(
         out,
@@ -134,6 +134,10 @@ def command(
         raise typer.Exit(SOME_FAILED)
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _batch_size(text: str) -> int | None:
     if text == "auto":
         return None
@@ -146,25 +150,29 @@ def _announce(output: Output, out: Path, weights: Weights, predictor: Predictor,
     config = weights.model.config
     variant = "with" if config.use_skip else "without"
     output.say(
-        f"{len(plan.images):,} images to {out} · weights {weights.origin} ({variant} skip connections, "
+        f"{_counted(len(plan.images), 'image')} to {out} · weights {weights.origin} ({variant} skip connections, "
         f"{config.size} px, {weights.model_id[:12]}) · {predictor.device}, {predictor.options.precision}"
     )
     if plan.others:
         named = ", ".join(file.relative.name for file in plan.others[:_MOST_NAMED])
         more = ", …" if len(plan.others) > _MOST_NAMED else ""
-        output.say(f"{len(plan.others):,} files beside them are no images by their names: {named}{more}")
+        output.say(f"{_counted(len(plan.others), 'file')} beside them, no image by name: {named}{more}")
     if predictor.options.n_samples == 1:
         output.warn("with one sample there is no standard deviation: the rows have no uncertainty")
 
 
 def _tell(output: Output, report: PredictReport, manifest: str) -> None:
     if report.skipped:
-        output.say(f"{report.skipped:,} images were already predicted")
+        output.say(f"{_counted(report.skipped, 'image')} already predicted")
     if report.predicted:
         rate = report.predicted / report.seconds
-        output.say(f"{report.predicted:,} images predicted in {report.seconds:.1f} s, {rate:.2f} images/s")
-    output.list_items(f"{len(report.rejected):,} files have no row:", report.rejected, elsewhere=f"see {manifest}")
-    output.list_items(f"{len(report.undrawn):,} images were not drawn:", report.undrawn, elsewhere=f"see {manifest}")
+        output.say(f"{_counted(report.predicted, 'image')} predicted in {report.seconds:.1f} s, {rate:.2f} images/s")
+    output.list_items(
+        f"{_counted(len(report.rejected), 'file')} without a row:", report.rejected, elsewhere=f"see {manifest}"
+    )
+    output.list_items(
+        f"{_counted(len(report.undrawn), 'image')} not drawn:", report.undrawn, elsewhere=f"see {manifest}"
+    )
 
 
 def _result(report: PredictReport) -> tuple[dict[str, Any], list[RenderableType]]:
@@ -187,12 +195,12 @@ def _result(report: PredictReport) -> tuple[dict[str, Any], list[RenderableType]
     content["image_score_px"] = quantiles
     cells = [["image score, px", *quantiles.values()]]
     quantile_table = [make_table("", ["", *quantiles], cells)] if quantiles else []
-    counted = f"{len(rows):,} images with landmarks, {len(report.rejected):,} without"
+    counted = f"{_counted(len(rows), 'image')} with landmarks, {len(report.rejected):,} without"
     return content, [counted, *quantile_table, *lines]
 
 
 def _paths(report: PredictReport) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = [("table", f"{report.path} ({report.rows:,} rows)")]
+    found: list[tuple[str, str]] = [("table", f"{report.path} ({_counted(report.rows, 'row')})")]
     found += [("CSV", str(path)) for path in report.csv]
     found += [("pictures", str(_common(report.overlays)))] if report.overlays else []
     found += [("masks", str(report.masks))] if report.masks else []
@@ -212,6 +220,7 @@ def _written(report: PredictReport) -> dict[str, Any]:
         "csv": [str(path) for path in report.csv],
         "overlays": [str(path) for path in report.overlays],
         "masks": report.masks and str(report.masks),
+        "turned": report.turned,
         "undrawn": report.undrawn,
     }
 
