@@ -9,10 +9,10 @@ import csv
 import hashlib
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -118,7 +118,7 @@ def _read_landmarks(path: Path) -> tuple[list[str], npt.NDArray[np.float32]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             names, landmarks_xy = [str(name) for name in file["name"]], file["landmarks_xy"].astype(np.float32)
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise FormatError(f"{path}: expected arrays name [n] and landmarks_xy [n, {N_NODES}, 2] ({error})") from None
     if landmarks_xy.shape != (len(names), N_NODES, 2):
         raise FormatError(
@@ -140,19 +140,25 @@ def _read_index(path: Path) -> dict[str, tuple[Row, float]]:
         if missing:
             raise FormatError(f"{path} has no column {sorted(missing)[0]!r}")
         for line in reader:
-            split, agreement = line.get("split") or "", line.get("label_agreement") or "1"
-            if split not in (*SPLITS, ""):
-                raise FormatError(f"{path} line {reader.line_num}: split {split!r}; expected train, val, test or none")
             try:
-                found[line["name"]] = (
-                    Row(line["name"], line["dataset"], split or held_out_split(line["name"])),  # type: ignore[arg-type]
-                    float(agreement),
-                )
-            except ValueError:
-                raise FormatError(
-                    f"{path} line {reader.line_num}: label_agreement {agreement!r} is no number"
-                ) from None
+                row, agreement = _index_row(line)
+            except ValueError as error:
+                raise FormatError(f"{path} line {reader.line_num}: {error}") from None
+            if row.name in found:
+                raise FormatError(f"{path} line {reader.line_num}: {row.name!r} stands there twice")
+            found[row.name] = row, agreement
     return found
+
+
+def _index_row(line: Mapping[str, str | None]) -> tuple[Row, float]:
+    """Return a line's row and label agreement; ValueError says what is wrong with it."""
+    name, dataset, split = (line.get(column) or "" for column in ("name", "dataset", "split"))
+    agreement = line.get("label_agreement") or "1"
+    if split not in (*SPLITS, ""):
+        raise ValueError(f"split {split!r}; expected train, val, test or none")
+    if not 0 <= float(agreement) <= 1:
+        raise ValueError(f"label_agreement {agreement!r}; expected 0 to 1 or none")
+    return Row(name, dataset, cast(Split, split) if split else held_out_split(name)), float(agreement)
 
 
 def load_images(
@@ -185,9 +191,8 @@ def _image_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.stem in wanted:
             if path.stem in found:
-                raise MissingInputError(
-                    f"{folder} has two files for {path.stem!r}: {found[path.stem].name}, {path.name}"
-                )
+                both = f"{found[path.stem].name} and {path.name}"
+                raise MissingInputError(f"{folder} has two files for {path.stem!r}: {both}")
             found[path.stem] = path
     for name in names:
         if name not in found:
