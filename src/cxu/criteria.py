@@ -141,11 +141,13 @@ def node_sigma(rows: pa.Table, unit: Unit) -> FloatArray:
 
 def _require_sigmas(rows: pa.Table) -> None:
     """Refuse a limit of uncertainty for rows that have none."""
-    missing = pc.and_(rows["sigma_model_px"].is_null(), rows["n_samples"].is_null()).to_numpy()
+    # rows with samples but without sigma in model px have one in image px, and do not know their scale
+    has_samples = pc.fill_null(pc.greater(rows["n_samples"], 1), False)
+    missing = pc.and_not(rows["sigma_model_px"].is_null(), has_samples).to_numpy()
     if missing.any():
         raise UsageError(
             f"rows of {_names(rows.filter(pa.array(missing)))} have no standard deviations "
-            "(the original CheXmask has none): a limit such as --max-std cannot be asked of them; "
+            "(the original CheXmask and predictions of one sample have none): a limit such as --max-std cannot be asked of them; "
             "filter them by --min-rca, or leave them out with --source"
         )
 

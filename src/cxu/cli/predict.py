@@ -168,6 +168,11 @@ def _tell(output: Output, report: PredictReport, manifest: str) -> None:
         rate = report.predicted / report.seconds
         output.say(f"{_counted(report.predicted, 'image')} predicted in {report.seconds:.1f} s, {rate:.2f} images/s")
     output.list_items(
+        f"{_counted(len(report.turned), 'negative')} turned into a positive:",
+        report.turned,
+        elsewhere=f"see {manifest}",
+    )
+    output.list_items(
         f"{_counted(len(report.rejected), 'file')} without a row:", report.rejected, elsewhere=f"see {manifest}"
     )
     output.list_items(
