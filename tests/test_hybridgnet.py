@@ -214,6 +214,8 @@ def test_block_without_autograd_equals_the_plain_one(channels_in, channels_out, 
     before = maps.clone()
     torch.testing.assert_close(ours(maps), plain(maps), atol=1e-4, rtol=1e-5)
     assert torch.equal(maps, before)
+    pooled = functional.max_pool2d(plain(maps), 2)
+    torch.testing.assert_close(ours(maps, pool=True), pooled, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("channels_in", "channels_out", "side"), SHAPES)

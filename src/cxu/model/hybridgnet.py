@@ -114,13 +114,14 @@ class ResidualBlock(nn.Module):
             nn.Conv2d(channels_out, channels_out, 3, padding=1),
         )
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """[B, C, H, H] → [B, C', H, H]."""
-        if torch.is_grad_enabled():
-            return functional.relu(self.block(maps) + self.skip(maps))
-        return self._infer(maps)
+    def forward(self, maps: Tensor, *, pool: bool = False) -> Tensor:
+        """[B, C, H, H] → [B, C', H, H], or half of H behind a 2 × 2 max-pool."""
+        if not torch.is_grad_enabled():
+            return self._infer(maps, pool=pool)
+        summed = functional.relu(self.block(maps) + self.skip(maps))
+        return functional.max_pool2d(summed, 2) if pool else summed
 
-    def _infer(self, maps: Tensor) -> Tensor:
+    def _infer(self, maps: Tensor, *, pool: bool) -> Tensor:
         norm_in, _, conv_in, norm_mid, _, conv_out = cast(_BlockLayers, tuple(self.block))
         mean, covariance = _moments(maps)
         inner = _convolve(conv_in, _scale_shift_relu(maps, *norm_in.affine(mean, _diagonal(covariance))))
@@ -128,14 +129,16 @@ class ResidualBlock(nn.Module):
         _scale_shift_relu(inner, *norm_mid.affine(mean_mid, _diagonal(covariance_mid)), out=inner)
         outer = _convolve(conv_out, inner)
         if not len(self.skip):
-            return outer.add_(maps).relu_()
+            outer.add_(maps)
+            return (_halve(outer) if pool else outer).relu_()
         # of w · x the mean is w · mean and the variance w · covariance · wᵀ: its norm goes into the weights
         project, norm_skip = cast(tuple[nn.Conv2d, InstanceNorm], tuple(self.skip))
         weight = project.weight.flatten(1).expand(len(maps), -1, -1)  # [B, C', C]
         variance = (_product(weight, covariance) * weight).sum(dim=2)
         scale, shift = norm_skip.affine(_product(weight, mean[..., None])[..., 0], variance)
         _pixels(outer).baddbmm_(_pixels(maps), (scale[..., None] * weight).mT)
-        return outer.add_(shift[..., None, None]).relu_()
+        # a shift and the ReLU change places with the pool: a quarter of the pixels is left for them
+        return (_halve(outer) if pool else outer).add_(shift[..., None, None]).relu_()
 
 
 def _convolve(conv: nn.Conv2d, maps: Tensor) -> Tensor:
@@ -177,8 +180,22 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 def _scale_shift_relu(maps: Tensor, scale: Tensor, shift: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return ReLU(scale · maps + shift) of maps [B, C, H, H], scale and shift [B, C]; into ``out`` where given."""
-    scaled: Tensor = torch.addcmul(shift[..., None, None], maps, scale[..., None, None], out=out)
-    return scaled.relu_()
+    # whole rows at a time: eight channels are too few to keep a processor busy
+    width = maps.shape[-1]
+    rows, target = _rows(maps), None if out is None else _rows(out)
+    scaled: Tensor = torch.addcmul(shift.repeat(1, width)[:, None], rows, scale.repeat(1, width)[:, None], out=target)
+    return scaled.relu_().view(*rows.shape[:2], width, -1).permute(0, 3, 1, 2)
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """[B, C, H, H] → [B, H, H · C]: a view of maps with their channels last."""
+    return maps.permute(0, 2, 3, 1).flatten(2)
+
+
+def _halve(maps: Tensor) -> Tensor:
+    """2 × 2 max-pool of [B, C, H, H]; without the indices that torch would write for a backward pass."""
+    tall = torch.maximum(maps[:, :, ::2], maps[:, :, 1::2])
+    return torch.maximum(tall[..., ::2], tall[..., 1::2])
 
 
 class Encoder(nn.Module):
@@ -199,10 +216,10 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor, precision: Precision = "float32") -> Encoding:
         """[B, 1, size, size] in [0, 1] → :class:`Encoding`."""
         with _convolutions_in(precision, images.device):
-            maps = functional.max_pool2d(self.dconv_down1(images), 2)
-            maps = functional.max_pool2d(self.dconv_down2(maps), 2)
-            maps = functional.max_pool2d(self.dconv_down3(maps), 2)
-            maps = functional.max_pool2d(self.dconv_down4(maps), 2)
+            maps = self.dconv_down1(images, pool=True)
+            maps = self.dconv_down2(maps, pool=True)
+            maps = self.dconv_down3(maps, pool=True)
+            maps = self.dconv_down4(maps, pool=True)
             conv5 = self.dconv_down5(maps)
             conv6 = self.dconv_down6(functional.max_pool2d(conv5, 2))
         flat = conv6.flatten(1)
