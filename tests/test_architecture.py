@@ -72,7 +72,9 @@ def imported_by(*arguments: str) -> set[str]:
     return {name.split(".")[0] for name in json.loads(done.stderr.strip().splitlines()[-1])}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["filter", "--help"], ["rasterize", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["filter", "--help"], ["rasterize", "--help"], ["predict", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(arguments):
     heavy = {"torch", "pandas", "pyarrow", "cv2", "numpy", "huggingface_hub", "PIL", "shapely", "pydicom"}
     assert imported_by(*arguments) & heavy == set()
@@ -102,6 +104,7 @@ def test_public_names_are_pinned():
         "landmarks",
         "open_home",
         "open_table",
+        "predict_images",
         "rasterize_row",
         "rasterize_rows",
         "read_table",

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import cxu
 from builders import make_rows
 from cxu import predict, table
 from cxu.errors import DeviceMemoryError, ImageError, UsageError
@@ -279,3 +280,18 @@ def test_a_file_that_vanishes_is_rejected(folder, weights):
     assert gone.reason.endswith("4.png does not exist.")
     with pytest.raises(ImageError):
         images[4].file.sha256()
+
+
+def test_in_python(tmp_path, weights):
+    path = str(write_weights(tmp_path / "tiny.safetensors"))
+    write_film(tmp_path / "films/a.png")
+    write_film(tmp_path / "films/b.png", 1)
+    rows = cxu.predict_images(tmp_path / "films", weights=path, n_samples=3, device="cpu")
+    assert rows["image_id"].to_pylist() == ["a.png", "b.png"]
+    assert cxu.landmarks(rows).shape == (2, 120, 2)
+    one = cxu.predict_images([tmp_path / "films/b.png"], weights=path, n_samples=3, source="hospital", batch_size=2)
+    assert one["image_id"].to_pylist() == ["b"]
+    np.testing.assert_allclose(cxu.landmarks(one)[0], cxu.landmarks(rows)[1], atol=1e-3)
+    (tmp_path / "films/c.png").write_bytes(b"x")
+    with pytest.raises(ImageError, match="is no PNG, JPEG, TIFF or DICOM file"):
+        cxu.predict_images(tmp_path / "films", weights=path)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cxu.errors import CxuError as CxuError
     from cxu.frame import ModelFrame as ModelFrame
     from cxu.masks import MaskOptions as MaskOptions
+    from cxu.predict_run import predict_images as predict_images
     from cxu.store import Home as Home
     from cxu.store import StoredTable as StoredTable
     from cxu.store import open_table as open_table
@@ -48,6 +49,7 @@ _OWNERS = {
     "landmarks": "api",
     "open_home": "api",
     "open_table": "store",
+    "predict_images": "predict_run",
     "rasterize_row": "api",
     "rasterize_rows": "api",
     "read_table": "api",

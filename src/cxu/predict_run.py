@@ -22,16 +22,27 @@ import cxu
 from cxu import csv_writer, files, films, maskfolder, sheet, store, table
 from cxu.anatomy import ORGANS
 from cxu.engine import run_shards
-from cxu.errors import CxuError
+from cxu.errors import CxuError, ImageError
 from cxu.image_listing import ImageFile
 from cxu.maskplan import plan_masks
 from cxu.masks import MaskOptions
-from cxu.model.weights import Weights
+from cxu.model.hybridgnet import Precision
+from cxu.model.sampling import DEFAULT_SAMPLES
+from cxu.model.weight_source import load
+from cxu.model.weights import BUNDLED, Weights
 from cxu.overlay import DEFAULT_VMAX_PX, draw_overlay
 from cxu.placing import Target
-from cxu.predict import Prediction, PredictOptions, Predictor, Rejected, predict_films, prediction_rows
+from cxu.predict import (
+    Prediction,
+    PredictOptions,
+    Predictor,
+    Rejected,
+    find_device,
+    predict_films,
+    prediction_rows,
+)
 from cxu.predict_folder import Key, PredictFolder
-from cxu.predict_plan import PlannedImage, PredictPlan
+from cxu.predict_plan import PlannedImage, PredictPlan, plan_images
 from cxu.rasterize import rasterize_table
 
 # Raised whenever the same image, weights and options come to give other numbers.
@@ -414,3 +425,44 @@ def describe_rows(rows: pa.Table) -> dict[str, float]:
     if not len(scores):
         return {}
     return {f"{share} %": float(np.quantile(scores, share / 100)) for share in (5, 25, 50, 75, 95)}
+
+
+def predict_images(
+    images: str | Path | Sequence[str | Path],
+    *,
+    weights: str = BUNDLED,
+    n_samples: int = DEFAULT_SAMPLES,
+    seed: int = 0,
+    device: str = "auto",
+    precision: Precision = "float32",
+    keep_samples: bool = False,
+    source: str | None = None,
+    batch_size: int | None = None,
+) -> pa.Table:
+    """Find landmarks and their uncertainty in radiographs, in memory; the arguments are the options of ``cxu predict``.
+
+    Parameters
+    ----------
+    images
+        Files, folders, globs, zips or lists of images; one or several.
+
+    Returns
+    -------
+    A row an image, in the order listed, in px of each image: the table of ``docs/format.md``.
+
+    Raises
+    ------
+    ImageError
+        If an image cannot be read. ``cxu predict`` lists such images and goes on.
+    MissingInputError, UsageError, FormatError, HubError
+        If there are no images, weights or device of that name, or the weights are damaged.
+    """
+    options = PredictOptions(n_samples, seed, precision, keep_samples)
+    plan = plan_images([images] if isinstance(images, str | Path) else images, source)
+    predictor = Predictor(load(weights), options, find_device(device), batch_size)
+    found = []
+    for result in predict_films(plan.images, predictor):
+        if isinstance(result, Rejected):
+            raise ImageError(result.reason)
+        found.append(result)
+    return prediction_rows(found, predictor.weights, options)
