@@ -69,7 +69,7 @@ def time_device(model: HybridGNet, device: torch.device, n_samples: int, repeat:
                 try:
                     images = torch.rand(batch, 1, size, size, device=device)
                     rate = f"{images_per_second(ours, images, n_samples, precision, repeat):9.1f}"
-                except torch.OutOfMemoryError if hasattr(torch, "OutOfMemoryError") else torch.cuda.OutOfMemoryError:
+                except torch.cuda.OutOfMemoryError:
                     rate = "out of memory"
                 print(f"{layout:14} {precision:8} batch {batch:3} {rate} images/s", flush=True)
 
