@@ -147,8 +147,8 @@ def _require_sigmas(rows: pa.Table) -> None:
     if missing.any():
         raise UsageError(
             f"rows of {_names(rows.filter(pa.array(missing)))} have no standard deviations "
-            "(the original CheXmask and predictions of one sample have none): a limit such as --max-std cannot be asked "
-            "of them; filter them by --min-rca, or leave them out with --source"
+            "(the original CheXmask and predictions of one sample have none): a limit such as --max-std cannot be "
+            "asked of them; filter them by --min-rca, or leave them out with --source"
         )
 
 

@@ -408,14 +408,14 @@ def organ_sigmas(rows: pa.Table, row: int) -> list[OrganSigma]:
     return found
 
 
-def rows_of(path: Path, keys: Sequence[Key]) -> pa.Table:
-    """Return the rows of images, in the table's order, without kept samples."""
+def rows_of(path: Path, keys: Sequence[Key], columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the rows of images in the table's order: the columns named, or all but kept samples."""
     stored, wanted, found = store.open_table(path), set(keys), []
-    names = [name for name in stored.schema.names if name != "samples_xy"]
+    names = columns or [name for name in stored.schema.names if name != "samples_xy"]
     for shard in stored.shards():
-        rows = shard.read(names)
-        pairs = zip(rows["source"].to_pylist(), rows["image_id"].to_pylist(), strict=True)
-        found.append(rows.filter(pa.array([pair in wanted for pair in pairs], pa.bool_())))
+        ids = shard.read(("source", "image_id"))
+        pairs = zip(ids["source"].to_pylist(), ids["image_id"].to_pylist(), strict=True)
+        found.append(shard.read(names).filter(pa.array([pair in wanted for pair in pairs], pa.bool_())))
     return pa.concat_tables(found) if found else stored.schema.empty_table().select(names)
 
 

@@ -183,7 +183,8 @@ def _tell(output: Output, report: PredictReport, manifest: str) -> None:
 def _result(report: PredictReport) -> tuple[dict[str, Any], list[RenderableType]]:
     from cxu.predict_run import describe_rows, organ_sigmas, rows_of
 
-    rows = rows_of(report.path, report.keys)
+    # of many images only the scores: all their rows need not fit into memory
+    rows = rows_of(report.path, report.keys, None if len(report.keys) == 1 else ("mean_sigma_model_px",))
     content = {**_written(report), "rejected": [[str(one.image.file.name), one.reason] for one in report.rejected]}
     lines = [f"{name}: {path}" for name, path in _paths(report)]
     if len(rows) == 1:
