@@ -83,6 +83,15 @@ def test_scores_of_each_data_set_and_of_all():
     assert [one.mse_px2 for one in found.values()] == pytest.approx([100 / 6, 50, 0])
 
 
+def test_a_prediction_that_is_no_number_is_not_left_out():
+    mean = landmarks()[None].copy()
+    mean[0, 0] = np.nan
+    found = score(mean, np.ones((1, 120)), landmarks()[None])
+    assert math.isnan(found.mse_px2)
+    assert math.isnan(found.error_px)
+    assert found.dice_heart == 1
+
+
 def test_no_image_has_no_scores():
     found = score(np.empty((0, 120, 2)), np.empty((0, 120)), np.empty((0, 120, 2)))
     assert found.images == 0

@@ -65,8 +65,8 @@ def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> State | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         there, state = content["identity"], State(**content["state"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise FormatError(f"{path} is damaged ({error}); remove it to begin anew") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
+        raise FormatError(f"{path} is damaged, or no checkpoint of a run; remove it to begin anew") from None
     for name, value in identity.items():
         if there.get(name) != value:
             raise OutputExistsError(

@@ -25,6 +25,10 @@ from cxu.training.schedule import image_chances, kl_weight, learning_rate
 from cxu.training.start import first_model
 from cxu.training.trainer import Trainer, TrainingData
 
+_NOT_FINITE: Final = (
+    "step {step}: loss or weights are no finite numbers; begin anew in another folder with a lower learning rate, or "
+    "in float32. {out} keeps what was measured until then"
+)
 _CUDA_HINT: Final = "no CUDA device is there; leave out the device, or say cpu"
 
 
@@ -213,10 +217,7 @@ class _Run:
     def _validate(self, fraction: float) -> dict[str, float | int | None]:
         means = (self.sums / self.since).tolist()
         if not all(map(math.isfinite, means)):
-            raise CxuError(
-                f"step {self.trainer.step}: the loss is no finite number; try a lower learning rate, or float32. "
-                f"The last state that was saved is in {self.out}"
-            )
+            raise CxuError(_NOT_FINITE.format(step=self.trainer.step, out=self.out))
         line = {
             "step": self.trainer.step,
             "seconds": round(self.clock.seconds, 1),
@@ -244,6 +245,8 @@ class _Run:
 
 def _finish(run: _Run, folder: TrainingFolder, options: TrainOptions, *, resumed_at: int) -> TrainReport:
     """Measure the finished network and write it with its record."""
+    if not all(tensor.isfinite().all() for tensor in run.trainer.finished_model().state_dict().values()):
+        raise CxuError(_NOT_FINITE.format(step=run.trainer.step, out=run.out))
     validation = run.validation.measure(run.trainer, DEFAULT_SAMPLES)
     test = (
         _Validation(folder.part("test"), options).measure(run.trainer, DEFAULT_SAMPLES) if options.report_test else None

@@ -89,15 +89,15 @@ def to_unit(images: Tensor) -> Tensor:
 def score(mean_xy: Landmarks, sigma_px: npt.NDArray[np.floating], landmarks_xy: Landmarks) -> Scores:
     """Compare predictions with annotated landmarks, [n, 120, 2] px each, NaN in the latter where not annotated."""
     difference = (mean_xy - landmarks_xy).astype(np.float64)
-    known = np.isfinite(difference).all(axis=-1)
+    known = np.isfinite(landmarks_xy).all(axis=-1)
     error = np.linalg.norm(difference, axis=-1)[known]
     pairs = list(zip(mean_xy, landmarks_xy, strict=True))
     return Scores(
         images=len(mean_xy),
-        mse_px2=_mean(np.square(difference[known])),
-        error_px=_mean(error),
-        dice_lungs=_mean([dice(_LUNGS, *pair) for pair in pairs]),
-        dice_heart=_mean([dice((HEART,), *pair) for pair in pairs]),
+        mse_px2=float(np.square(difference[known]).mean()) if known.any() else np.nan,
+        error_px=float(error.mean()) if known.any() else np.nan,
+        dice_lungs=_mean_known([dice(_LUNGS, *pair) for pair in pairs]),
+        dice_heart=_mean_known([dice((HEART,), *pair) for pair in pairs]),
         pearson=pearson(sigma_px[known], error),
         sigma_px=float(np.median(sigma_px.mean(axis=1))) if len(sigma_px) else np.nan,
     )
@@ -120,13 +120,13 @@ def pearson(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -
 
 def _mask(organs: Sequence[Organ], landmarks_xy: Landmarks) -> BoolArray:
     # a network at its start places nodes anywhere; far outside is as good as outside
-    inside = landmarks_xy.clip(-MODEL_SIZE, 2 * MODEL_SIZE)
+    inside = np.nan_to_num(landmarks_xy, nan=-MODEL_SIZE).clip(-MODEL_SIZE, 2 * MODEL_SIZE)
     drawn = [fill_polygon(inside[organ.nodes], (MODEL_SIZE, MODEL_SIZE)) for organ in organs]
     return np.logical_or.reduce([mask > 0 for mask in drawn])
 
 
-def _mean(values: Sequence[float] | npt.NDArray[np.floating]) -> float:
-    known = [value for value in np.ravel(values) if np.isfinite(value)]
+def _mean_known(values: Sequence[float]) -> float:
+    known = [value for value in values if np.isfinite(value)]
     return float(np.mean(known)) if known else float("nan")
 
 
