@@ -61,7 +61,9 @@ def test_a_run_ends_with_its_scores(folder, tmp_path):
     assert empty == ""
     assert last.startswith("2 steps in 0.")
     assert last.endswith("weights.safetensors")
-    assert [line.split(" · ")[:2] for line in done.stderr.splitlines()] == [["step 1", "50%"], ["step 2", "100%"]]
+    said = done.stderr.splitlines()
+    assert said[0] == "reading 5 images"
+    assert [line.split(" · ")[:2] for line in said[1:]] == [["step 1", "50%"], ["step 2", "100%"]]
 
 
 def test_the_result_as_json_has_no_nan(folder, tmp_path):

@@ -58,12 +58,6 @@ def test_images_are_those_of_prediction(folder):
     assert expected.max() == 255
 
 
-def test_progress_counts_images(folder):
-    told = []
-    load_images(folder, ["film01", "film02", "digital01"], 64, progress=told.append)
-    assert told == [1, 1, 1]
-
-
 # --- what is wrong with a folder -------------------------------------------------------------------------------------
 
 

@@ -196,9 +196,9 @@ def opened(monkeypatch):
     """Names of the images that are read."""
     names, load = [], loop.load_images
 
-    def remember(root, wanted, size, **more):
+    def remember(root, wanted, size):
         names.extend(wanted)
-        return load(root, wanted, size, **more)
+        return load(root, wanted, size)
 
     monkeypatch.setattr(loop, "load_images", remember)
     return names

@@ -147,7 +147,7 @@ def _run(output: Output, data: Path, out: Path, options: TrainOptions) -> TrainR
             if now.line:
                 output.say(_line(now))
 
-        return train(data, out, options, progress=tell)
+        return train(data, out, options, reading=lambda count: output.say(f"reading {count:,} images"), progress=tell)
 
 
 def _line(now: Progress) -> str:

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, cast, get_args
@@ -161,9 +161,7 @@ def _index_row(line: Mapping[str, str | None]) -> tuple[Row, float]:
     return Row(name, dataset, cast(Split, split) if split else held_out_split(name)), float(agreement)
 
 
-def load_images(
-    root: Path, names: Sequence[str], size: int, *, progress: Callable[[int], None] | None = None
-) -> Tensor:
+def load_images(root: Path, names: Sequence[str], size: int) -> Tensor:
     """Return images as prediction takes them, in 255 steps of grey: uint8 [n, 1, size, size].
 
     Raises
@@ -179,8 +177,6 @@ def load_images(
         film = read_film(ImageFile.at(files[name]))
         picture = model_input(film, film_frame(film), size)
         drawn[index, 0] = torch.from_numpy(np.rint(picture * 255).astype(np.uint8))
-        if progress:
-            progress(1)
     return drawn
 
 

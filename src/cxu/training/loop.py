@@ -73,7 +73,7 @@ def train(
     out: str | Path,
     options: TrainOptions,
     *,
-    reading: Callable[[int, int], None] | None = None,
+    reading: Callable[[int], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TrainReport:
     """Train a network and write ``weights.safetensors``, a table of metrics and the record of the run into ``out``.
@@ -90,7 +90,7 @@ def train(
     options
         The recipe.
     reading
-        Called while images are read, with how many are, and of how many.
+        Called before images are read, with their number.
     progress
         Called after every step.
 
@@ -108,7 +108,9 @@ def train(
     training = folder.part("train")
     if not training.rows:
         raise UsageError(f"{data} has no row of the split 'train'")
-    images = _load(training, options, reading)
+    if reading:
+        reading(len(training.rows))
+    images = _load(training, options)
     identity = {**options.recipe(), "data": record.landmarks_digest(folder), "images": record.images_digest(images)}
     state = read_checkpoint(out, identity)
     chances = image_chances([row.dataset for row in training.rows], training.has_heart.tolist(), options.shares)
@@ -131,16 +133,8 @@ def pick_device(options: TrainOptions) -> torch.device:
     return torch.device("cuda" if there and options.device != "cpu" else "cpu")
 
 
-def _load(part: TrainingFolder, options: TrainOptions, reading: Callable[[int, int], None] | None) -> Tensor:
-    count, done = len(part.rows), 0
-
-    def one(more: int) -> None:
-        nonlocal done
-        done += more
-        if reading:
-            reading(done, count)
-
-    return load_images(part.root, [row.name for row in part.rows], options.size, progress=one)
+def _load(part: TrainingFolder, options: TrainOptions) -> Tensor:
+    return load_images(part.root, [row.name for row in part.rows], options.size)
 
 
 class _Validation:
@@ -155,7 +149,7 @@ class _Validation:
         if not self._part.rows:
             return {}
         if self._images is None:
-            self._images = _load(self._part, self._options, None)
+            self._images = _load(self._part, self._options)
         found = predict(trainer.finished_model(), self._images, n_samples=n_samples)
         return score_datasets(*found, self._part.landmarks_xy, [row.dataset for row in self._part.rows])
 
