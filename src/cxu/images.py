@@ -59,6 +59,7 @@ _DAMAGE: Final = (
     Image.DecompressionBombError,
 )
 _TIFF_PHOTOMETRIC: Final = 262
+_LONE_PRODUCTS: Final = 1 << 18  # OpenBLAS and MKL multiply up to about so many pairs in the calling thread
 _BAND_ROWS: Final = 16  # measured: the matrix products of shorter bands cost more to start, of longer ones more zeros
 
 
@@ -172,8 +173,19 @@ def _resample_rows(values: DrawableArray, offset: float, step: float, size: int)
             pixels = np.arange(start, stop)
             covered = np.minimum(low + width, pixels + 1) - np.maximum(low, pixels)
             weights = (covered.clip(min=0) / width).astype(np.float32)
-            out[first : first + _BAND_ROWS] = weights @ values[start:stop].astype(np.float32, copy=False)
+            _multiply(weights, values[start:stop], out[first : first + _BAND_ROWS])
     return out
+
+
+def _multiply(weights: npt.NDArray[np.float32], values: DrawableArray, out: npt.NDArray[np.float32]) -> None:
+    """Write ``weights @ values`` into ``out``, in pieces for which no BLAS starts threads.
+
+    Images are read by several threads or processes at a time; threads of BLAS within them halved the speed.
+    """
+    step = max(_LONE_PRODUCTS // weights.size, 1)
+    for first in range(0, values.shape[1], step):
+        piece = slice(first, first + step)
+        np.matmul(weights, values[:, piece].astype(np.float32, copy=False), out=out[:, piece])
 
 
 @contextmanager
