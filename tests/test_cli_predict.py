@@ -250,6 +250,27 @@ def test_pictures_and_masks_at_the_images_own_size(here):
     assert sorted(path.name for path in (out / "masks/local").iterdir()) == ["a.png", "b.png", "c.png"]
 
 
+def test_masks_of_one_path_are_refused_before_the_work(here):
+    write_film(here / "films/a.png")
+    Image.fromarray(film_pixels(1)).save(here / "films/a.jpg")
+    done = predict("films", "--masks")
+    assert done.exit_code == 2
+    assert "--masks: the masks of a.jpg and a.png would be one file" in done.stderr
+    assert not (here / "cxu-data/predictions").exists()
+    assert predict("films", "--overlay").exit_code == 0
+
+
+def test_masks_that_were_drawn_otherwise_are_not_replaced(here):
+    write_film(here / "films/a.png")
+    assert predict("films").exit_code == 0
+    drawn = cxu("rasterize", "predictions", "--out", "cxu-data/predictions/masks", "--size", 32)
+    assert drawn.exit_code == 0
+    done = predict("films", "--masks")
+    assert done.exit_code == 2
+    assert "holds the masks of another command" in done.stderr
+    assert Image.open("cxu-data/predictions/masks/local/a.png").size == (32, 32)
+
+
 def test_own_results_below_the_folder_are_no_films(here):
     write_film(here / "films/a.png")
     for _ in range(2):

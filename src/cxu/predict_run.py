@@ -21,8 +21,9 @@ from PIL import Image
 import cxu
 from cxu import csv_writer, files, films, maskfolder, sheet, store, table
 from cxu.anatomy import ORGANS
+from cxu.catalog import strip_image_suffix
 from cxu.engine import run_shards
-from cxu.errors import CxuError, ImageError
+from cxu.errors import CxuError, ImageError, UsageError
 from cxu.image_listing import ImageFile
 from cxu.maskplan import plan_masks
 from cxu.masks import MaskOptions
@@ -167,10 +168,14 @@ def predict_into(
     ------
     OutputExistsError
         If the folder holds predictions made otherwise, or something else, and ``overwrite`` is not given.
+    UsageError
+        If masks are asked for and two images would have one.
     DeviceMemoryError
         If the device has too little memory for one image.
     """
     extras = extras or Extras()
+    if extras.masks:
+        _check_mask_paths(plan)
     folder = PredictFolder(out)
     folder.claim(record_of(predictor.weights, predictor.options), overwrite=overwrite)
     report = PredictReport(folder.path)
@@ -185,6 +190,18 @@ def predict_into(
     report.batch_size = predictor.batch_size
     _write_extras(folder, present, {_key(image) for image in new}, extras, workers, report, progress)
     return report
+
+
+def _check_mask_paths(plan: PredictPlan) -> None:
+    """Refuse, before hours of work, images whose masks would have one path: ``a.png`` and ``a.dcm``."""
+    taken: dict[str, PlannedImage] = {}
+    for image in plan.images:
+        first = taken.setdefault(strip_image_suffix(image.image_id).casefold(), image)
+        if first is not image:
+            raise UsageError(
+                f"--masks: the masks of {first.image_id} and {image.image_id} would be one file on many systems: "
+                "predict them apart, each with an --out of its own"
+            )
 
 
 def _key(image: PlannedImage) -> Key:
@@ -294,12 +311,13 @@ def _write_csv(stored: store.StoredTable, out: Path) -> list[Path]:
 
 
 def _holds_other(out: Path, record: dict[str, Any]) -> bool:
-    """Tell whether a folder of masks is ours and of an earlier state of the table."""
+    """Tell whether a folder holds masks like these of an earlier state of the table: what others drew stays."""
     try:
         held = json.loads((out / maskfolder.RECORD).read_bytes())
     except (FileNotFoundError, ValueError):
         return False
-    return bool(held.get("identity") != record["identity"])
+    alike = all(held.get(part) == json.loads(json.dumps(record[part])) for part in ("options", "target", "table_name"))
+    return alike and held.get("identity") != record["identity"]
 
 
 @dataclass(frozen=True, eq=False)
