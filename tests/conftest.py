@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ from hypothesis import settings
 # machines differ and tests share them: an example that takes its time is no failure
 settings.register_profile("cxu", deadline=None)
 settings.load_profile("cxu")
+
+# a shell that starts tests in the background lets them ignore Ctrl-C, and so all that they start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SHARED = Path(__file__).parents[2] / "shared" / "data"
 
