@@ -69,7 +69,7 @@ def test_json_for_one_and_for_many(here):
     assert [organ["organ"] for organ in one["organs"]] == ["right_lung", "left_lung", "heart"]
     many = json.loads(predict("films", "--out", "many", "--json").stdout)
     assert (many["rows"], many["predicted"], many["skipped"], many["rejected"]) == (2, 2, 0, [])
-    assert list(many["image_score_px"]) == ["5 %", "25 %", "50 %", "75 %", "95 %"]
+    assert list(many["image_score_quantiles_px"]) == ["5 %", "25 %", "50 %", "75 %", "95 %"]
 
 
 def test_a_second_call_adds_and_skips(here):
@@ -151,7 +151,7 @@ def test_bad_files_are_listed_and_stop_nothing(here):
     assert "1 file beside them, no image by name: notes.txt" in done.stderr
     (manifest,) = Path("cxu-data/runs").glob("*-predict.json")
     record = json.loads(manifest.read_text())
-    assert {image_id for _, image_id, _ in record["failed"]} == BAD.keys()
+    assert {Path(file).name for file, _ in record["failed"]} == BAD.keys()
     assert record["device"] == "cpu"
 
 
@@ -255,9 +255,9 @@ def test_masks_of_one_path_are_refused_before_the_work(here):
     Image.fromarray(film_pixels(1)).save(here / "films/a.jpg")
     done = predict("films", "--masks")
     assert done.exit_code == 2
-    assert "--masks: the masks of a.jpg and a.png would be one file" in done.stderr
-    assert not (here / "cxu-data/predictions").exists()
-    assert predict("films", "--overlay").exit_code == 0
+    assert "the pictures or masks of a.jpg and a.png would be one file" in done.stderr
+    assert not (here / "cxu-data/predictions/predictions.parquet").exists()
+    assert predict("films").exit_code == 0
 
 
 def test_masks_that_were_drawn_otherwise_are_not_replaced(here):
@@ -398,3 +398,64 @@ def test_every_demo_film_runs_through(here, shared_data):
     assert one["view"] == "PA"
     assert one["spacing_mm_xy"] == pytest.approx([0.168, 0.168])
     assert "rsna_monochrome1.dcm" in done.stderr
+
+
+def test_two_runs_into_one_folder_wait_for_each_other(here):
+    for seed in range(6):
+        write_film(here / f"films/{seed}.png", seed)
+    runs = [start("films", "--out", "out", "--samples", "5", "--csv", "--overlay", "--masks") for _ in range(2)]
+    for running in runs:
+        out, err = running.communicate(timeout=120)
+        assert running.returncode == 0, err
+        assert "table: out/predictions.parquet (6 rows)" in out
+    assert len(rows_in("out")) == 6
+
+
+def test_what_is_out_of_date_is_said_and_overwrite_removes_it(here):
+    write_film(here / "films/a.png")
+    assert predict("films", "--csv", "--masks").exit_code == 0
+    write_film(here / "films/b.png", 1)
+    done = predict("films")
+    assert "predictions.csv is out of date" in done.stderr
+    assert "masks is out of date" in done.stderr
+    assert "out of date" not in predict("films", "--csv", "--masks").stderr
+    assert predict("films", "--seed", 2, "--overwrite").exit_code == 0
+    out = Path("cxu-data/predictions")
+    assert not list(out.glob("*.csv"))
+    assert not list(out.glob("masks/**/*.png"))
+
+
+def test_a_failure_beside_the_table_is_told_with_the_rest(here, monkeypatch):
+    write_film(here / "films/a.png")
+    (here / "films/bad.png").write_bytes(b"x")
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cxu.csv_writer.write_published", fail)
+    done = predict("films", "--csv")
+    assert done.exit_code == 3
+    assert "No space left on device" in done.stderr
+    assert "bad.png is no PNG" in done.stderr
+    assert "table: cxu-data/predictions/predictions.parquet (1 row)" in done.stdout
+
+
+def test_names_that_are_not_utf8(here):
+    name = os.fsdecode(b"bad\xff.png")
+    try:
+        write_film(here / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    done = predict(name)
+    assert done.exit_code == 0, done.stderr
+    assert [row["image_id"] for row in rows_in("cxu-data/predictions")] == ["bad\\xff.png"]
+
+
+def test_a_bad_archive_and_lines_without_a_file_exit_3(here):
+    write_film(here / "films/a.png")
+    (here / "films/bad.zip").write_bytes(b"PK")
+    done = predict("films")
+    assert (done.exit_code, "bad.zip is no readable zip" in done.stderr) == (3, True)
+    (here / "list.txt").write_text("films/a.png\nfilms/gone.png\n")
+    done = predict("list.txt", "--out", "other")
+    assert (done.exit_code, "gone.png does not exist" in done.stderr) == (3, True)

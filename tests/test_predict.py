@@ -1,6 +1,8 @@
 """Images to predictions: nothing but pixels, weights and options counts."""
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from builders import make_rows
 from cxu import predict, table
 from cxu.errors import DeviceMemoryError, ImageError, UsageError
 from cxu.films import Film
+from cxu.model.hybridgnet import HybridGNet
 from cxu.model.weights import load_weights
 from cxu.predict import (
     Prediction,
@@ -79,8 +82,9 @@ def test_results_come_in_order_with_the_rejected_among_them(folder, weights):
     (folder / "3a.png").write_bytes(b"no image")
     (folder / "0.jpg").write_bytes(b"")
     results = run(folder, weights, batch_size=3)
-    assert [one.image.image_id for one in results] == [image.image_id for image in plan_images([folder]).images]
-    rejected = {one.image.image_id: str(one) for one in results if isinstance(one, Rejected)}
+    names = [Path(one.file).name if isinstance(one, Rejected) else one.image.image_id for one in results]
+    assert names == [image.image_id for image in plan_images([folder]).images]
+    rejected = {Path(one.file).name: str(one) for one in results if isinstance(one, Rejected)}
     assert rejected.keys() == {"3a.png", "0.jpg"}
     assert "is no PNG, JPEG, TIFF or DICOM file" in rejected["3a.png"]
     assert rejected["0.jpg"].endswith("0.jpg is empty (0 bytes).")
@@ -172,6 +176,7 @@ def test_devices(monkeypatch):
         "gpu": "expected auto, cpu, cuda, cuda:N or mps",
         "xla": "expected auto",
         "cuda:x": "expected auto",
+        "cpu:1": "the CPU is one device",
     }.items():
         with pytest.raises(UsageError, match=said):
             find_device(name)
@@ -295,3 +300,24 @@ def test_in_python(tmp_path, weights):
     (tmp_path / "films/c.png").write_bytes(b"x")
     with pytest.raises(ImageError, match="is no PNG, JPEG, TIFF or DICOM file"):
         cxu.predict_images(tmp_path / "films", weights=path)
+
+
+def test_a_file_that_changes_while_it_is_read_is_rejected(folder, weights, monkeypatch):
+    read = predict.films.read_film
+
+    def read_and_replace(file):
+        film = read(file)
+        if file.file == "3.png":
+            write_film(folder / "3.png", 11, size=200)
+        return film
+
+    monkeypatch.setattr("cxu.films.read_film", read_and_replace)
+    (changed,) = [one for one in run(folder, weights) if isinstance(one, Rejected)]
+    assert changed.reason.endswith("3.png changed while it was read; run the same command again.")
+
+
+def test_published_sampling_takes_an_image_at_a_time(tmp_path, weights):
+    config = replace(weights.model.config, map_sampling="adaptive")
+    adaptive = replace(weights, model=HybridGNet(config))
+    assert Predictor(adaptive, PredictOptions(), CPU, 8).batch_size == 1
+    assert Predictor(weights, PredictOptions(), CPU, 8).batch_size == 8

@@ -8,10 +8,10 @@ import pytest
 from builders import make_rows
 from cxu import store
 from cxu.catalog import source_or_custom
-from cxu.errors import OutputExistsError
+from cxu.errors import OutputExistsError, UsageError
 from cxu.files import hash_of
 from cxu.image_listing import ImageFile
-from cxu.predict_folder import PredictFolder, _hash
+from cxu.predict_folder import PredictFolder, _hash, check_paths, stamp_of
 from cxu.predict_plan import PlannedImage
 
 LOCAL = source_or_custom("local")
@@ -43,6 +43,10 @@ def rows_for(*planned, **columns):
     return make_rows(len(ids), source="local", image_id=ids, file_sha256=hashes, **columns)
 
 
+def add(folder, *planned):
+    folder.add(rows_for(*planned), [stamp_of(image.file) for image in planned])
+
+
 def ids_in(folder):
     return store.open_table(folder.path).read()["image_id"].to_pylist()
 
@@ -51,13 +55,13 @@ def test_rows_are_joined_in_order_and_known_the_next_time(tmp_path):
     a, b, c = images(tmp_path, "a.png", "b.png", "c.png")
     folder = claimed(tmp_path / "out")
     assert [folder.state(image) for image in (a, b, c)] == ["new"] * 3
-    folder.add(rows_for(a))
-    folder.add(rows_for(c))
-    assert folder.join([a, c]) == 2
+    add(folder, a)
+    add(folder, c)
+    assert folder.join() == 2
     again = claimed(tmp_path / "out")
     assert [again.state(image) for image in (a, b, c)] == ["done", "new", "done"]
-    again.add(rows_for(b))
-    assert again.join([a, b, c]) == 3
+    add(again, b)
+    assert again.join() == 3
     assert ids_in(again) == ["a.png", "c.png", "b.png"]
     assert sorted(path.name for path in (tmp_path / "out/.cxu").iterdir()) == ["files.parquet"]
 
@@ -65,27 +69,27 @@ def test_rows_are_joined_in_order_and_known_the_next_time(tmp_path):
 def test_an_interrupted_run_continues_to_the_same_bytes(tmp_path):
     a, b, c = images(tmp_path, "a.png", "b.png", "c.png")
     whole = claimed(tmp_path / "whole")
-    whole.add(rows_for(a, b, c))
-    whole.join([a, b, c])
-    claimed(tmp_path / "out").add(rows_for(a, b))  # and is killed here
+    add(whole, a, b, c)
+    whole.join()
+    add(claimed(tmp_path / "out"), a, b)  # and is killed here
     again = claimed(tmp_path / "out")
     assert [again.state(image) for image in (a, b, c)] == ["done", "done", "new"]
-    again.add(rows_for(c))
-    again.join([a, b, c])
+    add(again, c)
+    again.join()
     assert again.path.read_bytes() == whole.path.read_bytes()
 
 
 def test_killed_between_the_table_and_the_removal_of_its_parts(tmp_path):
     a, b = images(tmp_path, "a.png", "b.png")
     folder = claimed(tmp_path / "out")
-    folder.add(rows_for(a))
-    folder.add(rows_for(b))
+    add(folder, a)
+    add(folder, b)
     parts = {path: path.read_bytes() for path in (tmp_path / "out/.cxu").glob("part-*")}
-    folder.join([a, b])
+    folder.join()
     for path, content in parts.items():
         path.write_bytes(content)
     again = claimed(tmp_path / "out")
-    assert again.join([a, b]) == 2
+    assert again.join() == 2
     assert ids_in(again) == ["a.png", "b.png"]
 
 
@@ -96,8 +100,8 @@ def test_groups_do_not_depend_on_parts(tmp_path, monkeypatch):
     for name, cuts in {"even": (0, 5, 10), "uneven": (0, 1, 4, 9, 10)}.items():
         folder = claimed(tmp_path / name)
         for start, stop in itertools.pairwise(cuts):
-            folder.add(rows_for(*planned[start:stop]))
-        folder.join(planned)
+            add(folder, *planned[start:stop])
+        folder.join()
         sizes[name] = [shard.rows for shard in store.open_table(folder.path).shards()]
     assert sizes["even"] == sizes["uneven"] == [4, 4, 2]
     assert (tmp_path / "even/predictions.parquet").read_bytes() == (
@@ -108,8 +112,8 @@ def test_groups_do_not_depend_on_parts(tmp_path, monkeypatch):
 def test_a_changed_file_is_another_one_and_a_touched_one_is_not(tmp_path):
     (a,) = images(tmp_path, "a.png")
     folder = claimed(tmp_path / "out")
-    folder.add(rows_for(a))
-    folder.join([a])
+    add(folder, a)
+    folder.join()
     path = tmp_path / "films/a.png"
     path.write_bytes(path.read_bytes())
     assert claimed(tmp_path / "out").state(a) == "done"
@@ -122,8 +126,8 @@ def test_a_changed_file_is_another_one_and_a_touched_one_is_not(tmp_path):
 def test_a_table_without_its_ledger_is_known_by_hash(tmp_path):
     (a,) = images(tmp_path, "a.png")
     folder = claimed(tmp_path / "out")
-    folder.add(rows_for(a))
-    folder.join([a])
+    add(folder, a)
+    folder.join()
     ledger = tmp_path / "out/.cxu/files.parquet"
     ledger.unlink()
     assert claimed(tmp_path / "out").state(a) == "done"
@@ -134,8 +138,8 @@ def test_a_table_without_its_ledger_is_known_by_hash(tmp_path):
 def test_other_options_are_refused_and_overwrite_starts_afresh(tmp_path):
     (a,) = images(tmp_path, "a.png")
     folder = claimed(tmp_path / "out")
-    folder.add(rows_for(a))
-    folder.join([a])
+    add(folder, a)
+    folder.join()
     picture = folder.overlay_path(("local", "a.png"))
     picture.parent.mkdir(parents=True)
     picture.write_bytes(b"png")
@@ -170,12 +174,38 @@ def test_what_others_wrote_is_not_touched(tmp_path):
 
 def test_nothing_predicted_leaves_an_empty_table(tmp_path):
     folder = claimed(tmp_path / "out")
-    assert folder.join([]) == 0
+    assert folder.join() == 0
     assert store.open_table(folder.path).rows == 0
 
 
 def test_pictures_stay_in_the_folder(tmp_path):
     folder = PredictFolder(tmp_path)
     assert folder.overlay_path(("local", "../../x.png")).is_relative_to(tmp_path / "overlays")
-    assert folder.overlay_path(("local", "a.png")).name == "a.png"
-    assert folder.overlay_path(("local", "a.jpg")).name == "a.jpg.png"
+    assert folder.overlay_path(("local", "b/a.dcm")) == tmp_path / "overlays/local/b/a.png"
+
+
+def test_two_images_for_one_picture_are_refused():
+    check_paths([("local", "a.png"), ("local", "b.png"), ("nih", "a.png"), ("local", "a.png")])
+    for other in ("a.dcm", "A.png", "a"):
+        with pytest.raises(UsageError, match=f"pictures or masks of a.png and {other} would be one file"):
+            check_paths([("local", "a.png"), ("local", other)])
+
+
+def test_parts_know_the_files_of_their_rows(tmp_path, monkeypatch):
+    (a,) = images(tmp_path, "a.png")
+    add(claimed(tmp_path / "out"), a)  # and is killed here
+    again = claimed(tmp_path / "out")
+    monkeypatch.setattr("cxu.predict_folder._hash", lambda file: pytest.fail("needless reading"))
+    assert again.state(a) == "done"
+    again.join()
+    assert store.open_table(again.path).schema.names == make_rows(1).schema.names
+    assert claimed(tmp_path / "out").state(a) == "done"
+
+
+def test_a_stamp_is_that_of_the_reading_not_of_the_joining(tmp_path):
+    (a,) = images(tmp_path, "a.png")
+    folder = claimed(tmp_path / "out")
+    add(folder, a)
+    (tmp_path / "films/a.png").write_bytes(b"replaced while the run went on")
+    folder.join()
+    assert claimed(tmp_path / "out").state(a) == "other"

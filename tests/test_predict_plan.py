@@ -46,7 +46,45 @@ def test_a_glob_gives_paths_below_its_fixed_part(tmp_path):
 def test_a_zip_gives_its_members(tmp_path):
     with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
         archive.writestr("x/a.png", b"x")
-    assert ids(tmp_path / "films.zip") == ["x/a.png"]
+        archive.writestr("x/IM1", DICOM_HEAD)
+        archive.writestr("notes.md", b"x")
+    plan = plan_images([tmp_path / "films.zip"])
+    assert [image.image_id for image in plan.images] == ["x/a.png", "x/IM1"]
+    assert [file.file for file in plan.others] == ["notes.md"]
+
+
+def test_a_zip_that_cannot_be_read_stops_nothing(tmp_path):
+    touch(tmp_path, "a.png", "bad.zip")
+    plan = plan_images([tmp_path])
+    assert [image.image_id for image in plan.images] == ["a.png"]
+    ((_, reason),) = plan.unusable
+    assert reason.endswith("bad.zip is no readable zip: download or copy it again, or move it away.")
+
+
+def test_lines_of_a_list_without_a_file_are_unusable(tmp_path):
+    touch(tmp_path, "films/a.png", "films/IM1", content=DICOM_HEAD)
+    (tmp_path / "films.txt").write_text("films/a.png\n\nfilms/gone.png\nfilms/IM1\n")
+    plan = plan_images([tmp_path / "films.txt"])
+    assert [image.image_id for image in plan.images] == ["films/a.png", "films/IM1"]
+    assert [reason for _, reason in plan.unusable] == [f"{tmp_path}/films/gone.png does not exist."]
+    (tmp_path / "notes.txt").write_text("bring milk\n")
+    with pytest.raises(UsageError, match=r"notes\.txt is no list of images"):
+        plan_images([tmp_path / "notes.txt"])
+
+
+@pytest.mark.parametrize("spec", ["", "**/*.png"])
+def test_what_cxu_wrote_is_left_out(tmp_path, spec):
+    touch(tmp_path, "a.png", "out/b.png", "out/overlays/local/a.png", "out/masks/local/a.png", "drawn/local/a.png")
+    touch(tmp_path, "out/cxu.json", "out/predictions.parquet", "drawn/cxu.json", "masks/c.png")
+    plan = plan_images([f"{tmp_path}/{spec}"])
+    assert sorted(image.image_id for image in plan.images) == ["a.png", "masks/c.png", "out/b.png"]
+    assert sum(file.is_image for file in plan.own) == 3
+    assert ids(tmp_path / "drawn/local/a.png") == ["a.png"]  # named itself
+
+
+def test_the_contents_of_a_disc_are_no_image(tmp_path):
+    touch(tmp_path, "DICOMDIR", "IM1", content=DICOM_HEAD)
+    assert ids(tmp_path) == ["IM1"]
 
 
 def test_other_files_are_named_and_bare_dicom_is_found(tmp_path):

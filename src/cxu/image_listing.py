@@ -168,26 +168,39 @@ def list_images(spec: str) -> Iterator[ImageFile]:
 
     See :func:`cxu.image_index.build_index` for what it may name and what is raised.
     """
-    return (file for file in list_files(spec) if file.is_image)
+    return _list(spec, every=False)
 
 
 def list_files(spec: str) -> Iterator[ImageFile]:
-    """Yield what :func:`list_images` yields, and the other files that lie among the images of a folder or glob."""
+    """Yield what :func:`list_images` yields and all that it leaves out or stops at, as plain files.
+
+    That is: the other files among the images of a folder, glob or zip; lines of a list that name no existing file; and
+    archives that cannot be read.
+
+    Raises
+    ------
+    UsageError
+        If no line of a list names a file.
+    """
+    return _list(spec, every=True)
+
+
+def _list(spec: str, *, every: bool) -> Iterator[ImageFile]:
     path = _absolute(spec)
     if not path.exists():
         if not glob.has_magic(spec):
             raise MissingInputError(f"{spec} does not exist; expected a folder, glob, image, zip or list of images.")
-        return _list_glob(spec)
+        return _list_glob(spec, every=every)
     if path.is_dir():
-        return _walk(str(path))
+        return _walk(str(path), every=every)
     if path.suffix.lower() in LIST_SUFFIXES:
-        return _list_lines(path)
+        return _list_lines(path, every=every)
     if not _is_listed(path.name):
         raise UsageError(f"{spec} is no folder, image ({', '.join(IMAGE_SUFFIXES)}), zip or list.")
-    return _list_file(str(path.parent), path.name)
+    return _list_file(str(path.parent), path.name, every=every)
 
 
-def _list_glob(pattern: str) -> Iterator[ImageFile]:
+def _list_glob(pattern: str, *, every: bool) -> Iterator[ImageFile]:
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob refuses absolute patterns
     if not matches:
         raise MissingInputError(f"nothing matches {pattern}.")
@@ -198,21 +211,29 @@ def _list_glob(pattern: str) -> Iterator[ImageFile]:
         if not walked or walked.isdisjoint((path, *path.parents)):
             if path.is_dir():
                 walked.add(path)
-            yield from _list_path(root, path)
+            yield from _list_path(root, path, every=every)
 
 
-def _list_lines(source: Path) -> Iterator[ImageFile]:
+def _list_lines(source: Path, *, every: bool) -> Iterator[ImageFile]:
     unusable: list[str] = []
+    missing: list[ImageFile] = []
+    n_listed = 0
     for number, line in enumerate(_read_lines(source), start=1):
         path = _absolute(source.parent / line)
         is_header = number == 1 and source.suffix.lower() == ".csv" and not _is_listed(line)
-        if not line or is_header:
+        if not line or (is_header and not path.is_file()):
             continue
-        if path.is_dir() or (path.is_file() and _is_listed(path.name)):
-            yield from _list_path(source.parent, path)
+        if path.is_dir() or (path.is_file() and (every or _is_listed(path.name))):
+            n_listed += 1
+            yield from _list_path(source.parent, path, every=every)
         else:
             unusable.append(f"line {number} {line!r}")
-    if unusable:
+            missing.append(ImageFile.at(path))
+    if every and not n_listed:
+        raise UsageError(f"{source} is no list of images: none of its lines names a file.")
+    if every:
+        yield from missing
+    elif unusable:
         logger.warning("%s: %d lines name no existing image; first: %s", source, len(unusable), unusable[0])
 
 
@@ -230,16 +251,16 @@ def _read_lines(path: Path) -> Iterator[str]:
         raise MissingInputError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _list_path(root: Path, path: Path) -> Iterator[ImageFile]:
+def _list_path(root: Path, path: Path, *, every: bool) -> Iterator[ImageFile]:
     """List the folder or file at an absolute ``path``, which need not lie below ``root``."""
     base = root if path.is_relative_to(root) else Path(path.anchor)
     below = path.relative_to(base).as_posix()
     if not path.is_dir():
-        return _list_file(str(base), below)
-    return _walk(str(base), "" if path == base else f"{below}/")
+        return _list_file(str(base), below, every=every)
+    return _walk(str(base), "" if path == base else f"{below}/", every=every)
 
 
-def _walk(root: str, below: str = "") -> Iterator[ImageFile]:
+def _walk(root: str, below: str = "", *, every: bool) -> Iterator[ImageFile]:
     entered = [Path(root, below).resolve()]
     pending = [below]
     while pending:
@@ -248,7 +269,7 @@ def _walk(root: str, below: str = "") -> Iterator[ImageFile]:
         for entry in _entries(f"{root}/{folder}"):
             kind = _entry_kind(entry)
             if kind == "file":
-                yield from _list_file(root, f"{folder}{entry.name}")
+                yield from _list_file(root, f"{folder}{entry.name}", every=every)
             elif kind == "folder" and (not entry.is_symlink() or _enters_new(entry.path, entered)):
                 folders.append(f"{folder}{entry.name}/")
         pending.extend(reversed(folders))
@@ -278,12 +299,18 @@ def _enters_new(link: str, entered: list[Path]) -> bool:
     return True
 
 
-def _list_file(root: str, below: str) -> Iterator[ImageFile]:
-    if below.lower().endswith(ZIP_SUFFIX):
-        for member in _zip_members(Path(root, below)):
-            yield ImageFile(root, member, archive=below)
-    else:
-        yield ImageFile(root, below)
+def _list_file(root: str, below: str, *, every: bool) -> Iterator[ImageFile]:
+    file = ImageFile(root, below)
+    if not below.lower().endswith(ZIP_SUFFIX):
+        yield from [file] if every or file.is_image else []
+        return
+    try:
+        members = [ImageFile(root, name, archive=below) for name in _zip_members(file.path)]
+    except ImageError:
+        if not every:
+            raise
+        members = [file]
+    yield from (member for member in members if every or member.is_image)
 
 
 def _zip_members(path: Path) -> list[str]:
@@ -295,7 +322,7 @@ def _zip_members(path: Path) -> list[str]:
     return [
         name
         for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not any(map(_is_skipped, name.replace("\\", "/").split("/")))
+        if not name.endswith(("/", "\\")) and not any(map(_is_skipped, name.replace("\\", "/").split("/")))
     ]
 
 

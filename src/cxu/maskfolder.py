@@ -119,7 +119,7 @@ class MaskFolder:
         held = self._held()
         is_same = held is not None and held.get("identity") == record["identity"]
         if overwrite:
-            self._clear()
+            self.clear()
             self._check_free(planned)
         elif not is_same:
             self._refuse(held, record)
@@ -164,7 +164,7 @@ class MaskFolder:
                     "move it away, or choose another --out"
                 )
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """Remove the masks that were written here, whole or not, and what is kept beside them; nothing else."""
         for path in sorted(self._ledger.glob("part-*.json")):
             names = json.loads(path.read_bytes())

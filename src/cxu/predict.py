@@ -85,8 +85,8 @@ class Prediction:
         What its file says, without the pixels.
     frame
         Where the model frame lies in the image.
-    sha256
-        Of the file.
+    sha256, stamp
+        Hash of the file, and its size and time of change when it was read.
     mean, std
         [120, 2] float32 (x, y) in [0, 1] of the model frame.
     latent_sigma
@@ -99,6 +99,7 @@ class Prediction:
     film: FilmFacts
     frame: FilmFrame
     sha256: str
+    stamp: tuple[int, int]
     mean: FloatArray
     std: FloatArray
     latent_sigma: FloatArray
@@ -117,9 +118,9 @@ class FilmFacts:
 
 @dataclass(frozen=True)
 class Rejected:
-    """An image that could not be read, and why."""
+    """A file without a row, by its name for people, and why."""
 
-    image: PlannedImage
+    file: str
     reason: str
 
     def __str__(self) -> str:
@@ -134,6 +135,7 @@ class _Prepared:
     film: FilmFacts
     frame: FilmFrame
     sha256: str
+    stamp: tuple[int, int]
     seed: int
     pixels: FloatArray
 
@@ -154,6 +156,8 @@ def find_device(name: str) -> torch.device:
         raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
     if device.type not in ("cpu", "cuda", "mps"):
         raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cpu" and device.index is not None:
+        raise UsageError(f"--device {name}: the CPU is one device; expected cpu")
     n_cuda = torch.cuda.device_count() if device.type == "cuda" else 0
     if device.type == "cuda" and (device.index or 0) >= n_cuda:
         raise UsageError(
@@ -202,7 +206,7 @@ class Predictor:
         From :func:`find_device`.
     batch_size
         Images at a time; None chooses: one on a CPU, as many as fit, up to 32, on a GPU. Halved whenever memory runs
-        out.
+        out. Always one for weights that sample feature maps as the published kernel does.
     """
 
     def __init__(
@@ -211,7 +215,9 @@ class Predictor:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"--batch-size {batch_size}: expected 1 or more, or auto")
         self.weights, self.options, self.device = weights, options, device
-        self.batch_size = batch_size or _batch_size(device, weights.model.config.size)
+        # the published way to sample maps makes pixels of a rounding error, and rounding differs between batches
+        is_alone = weights.model.config.map_sampling == "adaptive"
+        self.batch_size = 1 if is_alone else batch_size or _batch_size(device, weights.model.config.size)
         self._model = weights.model.to(device).eval()
 
     @property
@@ -346,19 +352,26 @@ def _batches(results: Iterable[_Prepared | Rejected], size: Callable[[], int]) -
 
 def _prepare(image: PlannedImage, predictor: Predictor) -> _Prepared | Rejected:
     try:
+        before = image.file.stamp()
         sha256 = image.file.sha256()
         film = films.read_film(image.file)
         frame = films.film_frame(film, image.source)
-        return _Prepared(
+        prepared = _Prepared(
             image,
             FilmFacts(film.grey.shape, film.spacing_mm_xy, film.view, film.turned),
             frame,
             sha256,
+            before[1:],
             image_seed(predictor.options.seed, film.grey),
             films.model_input(film, frame, predictor.size),
         )
+        if image.file.stamp() != before:
+            return Rejected(
+                image.file.name, f"{image.file.name} changed while it was read; run the same command again."
+            )
+        return prepared
     except ImageError as error:
-        return Rejected(image, str(error))
+        return Rejected(image.file.name, str(error))
 
 
 def _finish(batch: Sequence[_Prepared | Rejected], samples: Sequence[Samples]) -> Iterator[Prediction | Rejected]:
@@ -369,7 +382,7 @@ def _finish(batch: Sequence[_Prepared | Rejected], samples: Sequence[Samples]) -
             yield one
             continue
         mean, std, latent_sigma, points = next(numbers)
-        yield Prediction(one.image, one.film, one.frame, one.sha256, mean, std, latent_sigma, points)
+        yield Prediction(one.image, one.film, one.frame, one.sha256, one.stamp, mean, std, latent_sigma, points)
 
 
 def _rows_of(samples: Sequence[Samples]) -> Iterator[tuple[FloatArray, FloatArray, FloatArray, FloatArray | None]]:

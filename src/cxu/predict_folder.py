@@ -7,6 +7,7 @@
     <out>/overlays/             pictures, where asked for
     <out>/.cxu/part-*.parquet   rows of a run under way, or of one that was interrupted
     <out>/.cxu/files.parquet    size and time of change of each row's file, so that it need not be read again
+    <out>/.cxu/lock             held by the one run that writes here
 
 A run writes parts and joins them to the table at its end. The table holds no clock times and does not depend on where
 a run was interrupted.
@@ -15,8 +16,9 @@ a run was interrupted.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,31 +26,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxu import files, store, table
-from cxu.errors import ImageError, OutputExistsError
+from cxu.catalog import strip_image_suffix
+from cxu.errors import ImageError, OutputExistsError, UsageError
 from cxu.image_listing import ImageFile
 from cxu.predict_plan import PlannedImage
 
+logger = logging.getLogger(__name__)
+
 PREDICTIONS: Final = "predictions.parquet"
 RECORD: Final = "cxu.json"
+CSV: Final = "predictions.csv"
 _LEDGER: Final = ".cxu"
 _STAMPS: Final = "files.parquet"
 _OVERLAYS: Final = "overlays"
 _STAMP_SCHEMA: Final = pa.schema(
     [("source", pa.string()), ("image_id", pa.string()), ("size", pa.int64()), ("changed_ns", pa.int64())]
 )
+_STAMP_COLUMNS: Final = ("size", "changed_ns")
 _GROUP_ROWS: Final = store.SHARD_ROWS
 _GROUP_ROWS_SAMPLES: Final = 256  # a row with 50 kept samples takes 48 kB
 
 Key = tuple[str, str]  # source, image id
+Stamp = tuple[int, int]  # size and time of change of a file
 State = Literal["new", "done", "other"]
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A row that is there: the hash of its file, and the file's size and time of change, where known."""
-
-    sha256: str | None
-    stamp: tuple[int, int] | None
 
 
 class PredictFolder:
@@ -64,7 +64,21 @@ class PredictFolder:
         self.out = out
         self.path = out / PREDICTIONS
         self._ledger = out / _LEDGER
-        self._done: dict[Key, _Done] = {}
+        self._hashes: dict[Key, str | None] = {}
+        self._stamps: dict[Key, Stamp] = {}
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder against other processes while the block runs."""
+        from cxu import hub  # noqa: PLC0415 - loads huggingface_hub, which reading a table does not need
+
+        return hub.locked(
+            self._ledger / "lock", lambda: logger.warning("waiting for another cxu predict into %s", self.out)
+        )
+
+    @property
+    def keys(self) -> Iterable[Key]:
+        """Source and id of every image that is finished, once the folder is claimed."""
+        return self._hashes.keys()
 
     def claim(self, record: Mapping[str, Any], *, overwrite: bool) -> None:
         """Make the folder the one of ``record``, or refuse; then read what is finished.
@@ -103,7 +117,9 @@ class PredictFolder:
         if overwrite or held is None:
             files.write_json(self.out / RECORD, record)
         self._drop_joined()
-        self._done = dict(self._read_done())
+        for path in self._tables():
+            self._hashes |= dict(self._keys_of(path))
+        self._stamps = self._read_stamps()
 
     def _refuse_command(self, held: Mapping[str, Any]) -> None:
         """Refuse to clear what another command wrote."""
@@ -130,23 +146,22 @@ class PredictFolder:
         return held if isinstance(held, dict) else {}
 
     def _clear(self) -> None:
-        """Remove the pictures, the table, the parts and, last, the record."""
+        """Remove the pictures, the CSV, the table, the parts and, last, the record."""
         for path in self._tables():
             for key, _ in self._keys_of(path):
                 self.overlay_path(key).unlink(missing_ok=True)
-        for path in [*self._parts(), self._ledger / _STAMPS, self.path, self.out / RECORD]:
+        for path in [*self.csv_paths(), *self._parts(), self._ledger / _STAMPS, self.path, self.out / RECORD]:
             path.unlink(missing_ok=True)
+
+    def csv_paths(self) -> list[Path]:
+        """Return the CSV files that are there: one, or one for each source."""
+        return [path for path in (self.out / CSV, *sorted(self.out.glob("predictions-*.csv"))) if path.is_file()]
 
     def _parts(self) -> list[Path]:
         return sorted(self._ledger.glob("part-*.parquet"))
 
     def _tables(self) -> list[Path]:
         return [path for path in (self.path, *self._parts()) if path.is_file()]
-
-    def _read_done(self) -> Iterator[tuple[Key, _Done]]:
-        stamps = self._read_stamps()
-        for path in self._tables():
-            yield from ((key, _Done(sha256, stamps.get(key))) for key, sha256 in self._keys_of(path))
 
     def _keys_of(self, path: Path) -> Iterator[tuple[Key, str | None]]:
         """Yield source and id of each row of a table, and the hash of its file."""
@@ -155,65 +170,66 @@ class PredictFolder:
             columns = (rows[name].to_pylist() for name in ("source", "image_id", "file_sha256"))
             yield from (((source, image_id), sha256) for source, image_id, sha256 in zip(*columns, strict=True))
 
-    def _read_stamps(self) -> dict[Key, tuple[int, int]]:
-        path = self._ledger / _STAMPS
-        if not path.is_file():
-            return {}
-        try:
-            columns = pq.read_table(path, schema=_STAMP_SCHEMA).to_pydict().values()
-        except (pa.ArrowException, OSError):  # it only saves reading files again
-            return {}
-        return {(source, image_id): (size, changed) for source, image_id, size, changed in zip(*columns, strict=True)}
+    def _read_stamps(self) -> dict[Key, Stamp]:
+        found: dict[Key, Stamp] = {}
+        for path in (self._ledger / _STAMPS, *self._parts()):
+            # a ledger that is gone or torn only saves reading files again
+            with suppress(OSError, pa.ArrowException):
+                columns = pq.read_table(path, columns=_STAMP_SCHEMA.names).to_pydict()
+                rows = zip(*(columns[name] for name in _STAMP_SCHEMA.names), strict=True)
+                found |= {(source, image_id): (size, changed) for source, image_id, size, changed in rows}
+        return found
 
     def overlay_path(self, key: Key) -> Path:
-        """Return where the picture of an image goes: ``a.png`` as it is, ``a.dcm`` as ``a.dcm.png``."""
+        """Return where the picture of an image goes; :func:`check_paths` tells whether two would share one."""
         source, image_id = key
-        name = image_id if image_id.lower().endswith(".png") else f"{image_id}.png"
-        return self.out / _OVERLAYS / files.safe_relative(f"{source}/{name}")
+        return self.out / _OVERLAYS / files.safe_relative(f"{source}/{strip_image_suffix(image_id)}.png")
 
     def state(self, image: PlannedImage) -> State:
         """Tell whether an image is ``new``, ``done``, or its id is taken by an ``other`` file."""
-        done = self._done.get((image.source.name, image.image_id))
-        if done is None:
+        key = (image.source.name, image.image_id)
+        if key not in self._hashes:
             return "new"
-        if done.stamp == _stamp(image.file) or done.sha256 == _hash(image.file):
+        stamp = stamp_of(image.file)
+        if self._stamps.get(key) == stamp:
             return "done"
-        return "other"
+        if self._hashes[key] != _hash(image.file):
+            return "other"
+        self._stamps[key] = stamp
+        return "done"
 
-    def add(self, rows: pa.Table) -> None:
-        """Write rows as the next part: from here on an interruption does not lose them."""
+    def add(self, rows: pa.Table, stamps: Sequence[Stamp]) -> None:
+        """Write rows as the next part, with their files' stamps: from here on an interruption does not lose them."""
         last = max((int(path.stem.removeprefix("part-")) for path in self._parts()), default=-1)
+        for index, name in enumerate(_STAMP_COLUMNS):
+            rows = rows.append_column(name, pa.array([stamp[index] for stamp in stamps], pa.int64()))
         store.write_table(rows, self._ledger / f"part-{last + 1:06d}.parquet")
 
-    def join(self, images: Iterable[PlannedImage]) -> int:
-        """Join the parts to the table and return how many rows it has; ``images`` are those that now have one.
+    def join(self) -> int:
+        """Join the parts to the table and return how many rows it has.
 
         Rows stand in the order in which they were planned, run after run.
         """
-        tables, n_rows = self._tables(), 0
+        tables = self._tables()
         if self._parts() or not self.path.is_file():
             with store.table_writer(self.path, self._schema(tables)) as writer:
                 for group in _regroup(tables):
                     writer.write(group)
-        if self.path.is_file():
-            n_rows = store.open_table(self.path).rows
-        self._write_stamps(images)
+        self._write_stamps(self._stamps | self._read_stamps())
         for path in self._parts():
             path.unlink()
-        return n_rows
+        return store.open_table(self.path).rows
 
     def _schema(self, tables: Sequence[Path]) -> pa.Schema:
         schema = store.open_table(tables[0]).schema if tables else table.SCHEMA
-        return schema.with_metadata(table.encode_metadata({"kind": "predictions"}))
+        fields = [field for field in schema if field.name not in _STAMP_COLUMNS]
+        return pa.schema(fields, metadata=table.encode_metadata({"kind": "predictions"}))
 
-    def _write_stamps(self, images: Iterable[PlannedImage]) -> None:
-        stamps = {**self._read_stamps()}
-        stamps |= {(image.source.name, image.image_id): _stamp(image.file) for image in images}
+    def _write_stamps(self, stamps: Mapping[Key, Stamp]) -> None:
         rows = [(*key, *stamp) for key, stamp in sorted(stamps.items())]
         columns = list(zip(*rows, strict=True)) or [()] * len(_STAMP_SCHEMA)
-        content = pa.table([pa.array(column, kind) for column, kind in zip(columns, _STAMP_SCHEMA.types, strict=True)],
-                           schema=_STAMP_SCHEMA)  # fmt: skip
-        store.write_table(content, self._ledger / _STAMPS)
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, _STAMP_SCHEMA.types, strict=True)]
+        store.write_table(pa.table(arrays, schema=_STAMP_SCHEMA), self._ledger / _STAMPS)
 
 
 def _regroup(tables: Sequence[Path]) -> Iterator[pa.Table]:
@@ -223,6 +239,7 @@ def _regroup(tables: Sequence[Path]) -> Iterator[pa.Table]:
     for path in tables:
         for shard in store.open_table(path).shards():
             rows = shard.read()
+            rows = rows.drop_columns([name for name in _STAMP_COLUMNS if name in rows.column_names])
             size = _GROUP_ROWS_SAMPLES if "samples_xy" in rows.column_names else _GROUP_ROWS
             while n_waiting + len(rows) >= size:
                 head = rows.slice(0, size - n_waiting)
@@ -235,7 +252,27 @@ def _regroup(tables: Sequence[Path]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting).combine_chunks()
 
 
-def _stamp(file: ImageFile) -> tuple[int, int]:
+def check_paths(keys: Iterable[Key]) -> None:
+    """Refuse images whose picture or mask would be one file: ``a.png`` and ``a.dcm``, or ``A.png`` on many systems.
+
+    Raises
+    ------
+    UsageError
+        Naming the first two.
+    """
+    taken: dict[Key, Key] = {}
+    for source, image_id in keys:
+        stem = (source, strip_image_suffix(image_id).casefold())
+        first = taken.setdefault(stem, (source, image_id))
+        if first != (source, image_id):
+            raise UsageError(
+                f"the pictures or masks of {first[1]} and {image_id} would be one file on many systems: predict them "
+                "apart, each with an --out of its own, or leave --overlay and --masks out"
+            )
+
+
+def stamp_of(file: ImageFile) -> Stamp:
+    """Return size and time of change of a file; zeros where it is gone."""
     return file.stamp()[1:]
 
 

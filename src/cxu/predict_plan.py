@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from cxu.catalog import IMAGE_SUFFIXES, SOURCES, Source, source_or_custom
 from cxu.errors import DuplicateIdError, ImageError, MissingInputError
@@ -13,6 +14,10 @@ from cxu.image_listing import LIST_SUFFIXES, ZIP_SUFFIX, ImageFile, list_files, 
 
 LOCAL_SOURCE: Final = "local"
 _DICOM_MARK: Final = slice(128, 132)
+# what the folders hold that predict and rasterize write
+_RECORD: Final = "cxu.json"
+_PREDICTIONS: Final = "predictions.parquet"
+_RESULT_FOLDERS: Final = ("overlays", "masks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +31,38 @@ class PlannedImage:
 
 @dataclass(frozen=True)
 class PredictPlan:
-    """The images in order, and the files that lie among them and are no images by their names."""
+    """The images in order, and what else was found.
+
+    Attributes
+    ----------
+    images
+        What to predict.
+    others
+        Files that lie among the images and are none by their names.
+    own
+        Pictures and masks that cxu wrote.
+    unusable
+        Archives and lines of lists that name no image, and why.
+    """
 
     images: tuple[PlannedImage, ...]
     others: tuple[ImageFile, ...] = ()
+    own: tuple[ImageFile, ...] = ()
+    unusable: tuple[tuple[ImageFile, str], ...] = ()
 
 
-def plan_images(
-    specs: Sequence[str | Path], source_name: str | None = None, *, own_folders: Sequence[Path] = ()
-) -> PredictPlan:
+def plan_images(specs: Sequence[str | Path], source_name: str | None = None) -> PredictPlan:
     """List the images to predict.
 
     Parameters
     ----------
     specs
         Images, folders (walked however deep), globs, zips, or lists of images (``.txt``, ``.lst``, ``.csv``). A file
-        named itself is taken whatever its suffix. In a folder an image has an image suffix, or none and the mark of
-        a DICOM file.
+        named itself is taken whatever its suffix. In a folder or zip an image has an image suffix, or none and the
+        mark of a DICOM file. Pictures and masks that cxu wrote there are left out.
     source_name
         The data set that the images are of: its id rule makes the ids. None: ``local``, whose ids are paths below the
-        folder that was named.
-    own_folders
-        Folders that cxu writes into: where they lie below a folder of images, they are left out.
+        folder that was named, or below that of a list.
 
     Raises
     ------
@@ -59,18 +74,46 @@ def plan_images(
         If the source's name is not usable.
     """
     source = source_or_custom(source_name or LOCAL_SOURCE)
+    _holds_results.cache_clear()
     texts = spec_texts(list(specs))
-    own = [folder.absolute() for folder in own_folders]
-    listed = dict.fromkeys(file for text in texts for file in _list_spec(text) if not _is_own(file, own))
-    kept = {file: file.is_image or str(file.path) in texts or _is_bare_dicom(file) for file in listed}
-    images = tuple(PlannedImage(source, _image_id(file, source, source_name), file) for file in _once(kept))
-    if not images:
+    listed = _once(file for text in texts for file in _list_spec(text))
+    sorted_out: dict[str, list[ImageFile]] = {"image": [], "other": [], "own": [], "unusable": []}
+    for file in listed:
+        sorted_out["image" if str(file.path) in texts and not file.archive else _kind(file)].append(file)
+    images = tuple(PlannedImage(source, _image_id(file, source, source_name), file) for file in sorted_out["image"])
+    unusable = tuple((file, _problem(file)) for file in sorted_out["unusable"])
+    if not images and not unusable:
         raise MissingInputError(
             f"no image in {', '.join(map(str, specs))}; expected files ending in {', '.join(IMAGE_SUFFIXES)}, or DICOM "
-            "files without a suffix"
+            "files without a suffix, that cxu did not write itself"
         )
     _check_ids(images)
-    return PredictPlan(images, tuple(file for file, is_kept in kept.items() if not is_kept))
+    return PredictPlan(images, tuple(sorted_out["other"]), tuple(sorted_out["own"]), unusable)
+
+
+def _kind(file: ImageFile) -> Literal["image", "other", "own", "unusable"]:
+    if not file.path.exists() or (not file.archive and file.file.lower().endswith(ZIP_SUFFIX)):
+        return "unusable"
+    if not file.archive and _holds_results(file.path.parent, Path(file.root)):
+        return "own"
+    return "image" if file.is_image or _is_bare_dicom(file) else "other"
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _holds_results(folder: Path, root: Path) -> bool:
+    """Tell whether a folder below ``root`` holds masks that cxu drew, or pictures of its predictions."""
+    if folder.name in _RESULT_FOLDERS and (folder.parent / _PREDICTIONS).is_file():
+        return True
+    if (folder / _RECORD).is_file() and not (folder / _PREDICTIONS).is_file():
+        return True
+    return folder not in (root, folder.parent) and _holds_results(folder.parent, root)
+
+
+def _problem(file: ImageFile) -> str:
+    """Say what is wrong with a listed file that is no image."""
+    if not file.path.exists():
+        return f"{file.name} does not exist."
+    return f"{file.name} is no readable zip: download or copy it again, or move it away."
 
 
 def _list_spec(text: str) -> Iterator[ImageFile]:
@@ -80,13 +123,11 @@ def _list_spec(text: str) -> Iterator[ImageFile]:
     return list_files(text)
 
 
-def _is_own(file: ImageFile, own: Sequence[Path]) -> bool:
-    return any(file.path.is_relative_to(folder) and not Path(file.root).is_relative_to(folder) for folder in own)
-
-
 def _is_bare_dicom(file: ImageFile) -> bool:
     """Tell whether a file without a suffix is DICOM: archives export files named IM0001 or by a UID."""
-    if any(character.isalpha() for character in Path(file.file).suffix):
+    path = Path(file.file)
+    # DICOMDIR is the table of contents of a disc
+    if path.name.upper() == "DICOMDIR" or any(character.isalpha() for character in path.suffix):
         return False
     try:
         with file.open() as stream:
@@ -95,12 +136,12 @@ def _is_bare_dicom(file: ImageFile) -> bool:
         return False
 
 
-def _once(kept: dict[ImageFile, bool]) -> Iterator[ImageFile]:
-    """Yield the files that are kept, those that overlapping specs list twice once."""
+def _once(listed: Iterable[ImageFile]) -> Iterator[ImageFile]:
+    """Yield each file once, also where overlapping specs list it twice."""
     seen: set[tuple[Path, str | None]] = set()
-    for file, is_kept in kept.items():
+    for file in listed:
         place = (file.path, file.member)
-        if is_kept and place not in seen:
+        if place not in seen:
             seen.add(place)
             yield file
 

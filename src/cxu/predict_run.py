@@ -21,9 +21,8 @@ from PIL import Image
 import cxu
 from cxu import csv_writer, files, films, maskfolder, sheet, store, table
 from cxu.anatomy import ORGANS
-from cxu.catalog import strip_image_suffix
 from cxu.engine import run_shards
-from cxu.errors import CxuError, ImageError, UsageError
+from cxu.errors import CxuError, ImageError, OutputExistsError
 from cxu.image_listing import ImageFile
 from cxu.maskplan import plan_masks
 from cxu.masks import MaskOptions
@@ -42,16 +41,16 @@ from cxu.predict import (
     predict_films,
     prediction_rows,
 )
-from cxu.predict_folder import Key, PredictFolder
+from cxu.predict_folder import CSV, Key, PredictFolder, check_paths
 from cxu.predict_plan import PlannedImage, PredictPlan, plan_images
 from cxu.rasterize import rasterize_table
 
 # Raised whenever the same image, weights and options come to give other numbers.
 PREDICT_VERSION: Final = 1
-CSV: Final = "predictions.csv"
 MASKS: Final = "masks"
 OVERLAY_PX: Final = 900
 
+_MASK_OPTIONS: Final = MaskOptions("full")
 _PART_SECONDS: Final = 15.0  # what an interruption may cost
 _PART_ROWS: Final = 1024
 _PART_ROWS_SAMPLES: Final = 64
@@ -95,6 +94,8 @@ class PredictReport:
         Images predicted by this call whose files hold a negative.
     undrawn
         Images without a picture or mask that was asked for, and why.
+    outdated
+        What an earlier call wrote beside the table and this one was not asked to bring up to date.
     batch_size
         Images at a time, at the end: smaller than asked for where memory ran out.
     csv, masks, overlays
@@ -110,6 +111,7 @@ class PredictReport:
     rejected: list[Rejected] = field(default_factory=list)
     turned: list[str] = field(default_factory=list)
     undrawn: list[str] = field(default_factory=list)
+    outdated: list[Path] = field(default_factory=list)
     batch_size: int = 1
     csv: list[Path] = field(default_factory=list)
     masks: Path | None = None
@@ -169,16 +171,32 @@ def predict_into(
     OutputExistsError
         If the folder holds predictions made otherwise, or something else, and ``overwrite`` is not given.
     UsageError
-        If masks are asked for and two images would have one.
+        If pictures or masks are asked for and two images would have one.
     DeviceMemoryError
         If the device has too little memory for one image.
     """
     extras = extras or Extras()
-    if extras.masks:
-        _check_mask_paths(plan)
     folder = PredictFolder(out)
-    folder.claim(record_of(predictor.weights, predictor.options), overwrite=overwrite)
-    report = PredictReport(folder.path)
+    with folder.lock():
+        if overwrite:
+            _clear_masks(out / MASKS)
+        folder.claim(record_of(predictor.weights, predictor.options), overwrite=overwrite)
+        if extras.masks or extras.overlays:
+            check_paths([*folder.keys, *map(_key, plan.images)])
+        if extras.masks:
+            _check_masks(out / MASKS)
+        return _predict_into(folder, plan, predictor, extras, workers, progress)
+
+
+def _predict_into(
+    folder: PredictFolder,
+    plan: PredictPlan,
+    predictor: Predictor,
+    extras: Extras,
+    workers: int,
+    progress: ProgressBar,
+) -> PredictReport:
+    report = PredictReport(folder.path, rejected=[Rejected(file.name, reason) for file, reason in plan.unusable])
     new, present = _sort_out(folder, plan, report)
     with progress("predicting", len(new)) as advance:
         present += _predict_new(folder, new, predictor, report, advance)
@@ -186,22 +204,14 @@ def predict_into(
     order = {image: index for index, image in enumerate(plan.images)}
     present.sort(key=order.__getitem__)
     report.keys = [_key(image) for image in present]
-    report.rows = folder.join(present)
+    report.rows = folder.join()
     report.batch_size = predictor.batch_size
-    _write_extras(folder, present, {_key(image) for image in new}, extras, workers, report, progress)
+    try:
+        _write_extras(folder, present, {_key(image) for image in new}, extras, workers, report, progress)
+    except (CxuError, OSError) as error:
+        # the table is whole, and what was found must be told
+        report.undrawn.append(f"not all of what was asked for beside the table was written: {error}")
     return report
-
-
-def _check_mask_paths(plan: PredictPlan) -> None:
-    """Refuse, before hours of work, images whose masks would have one path: ``a.png`` and ``a.dcm``."""
-    taken: dict[str, PlannedImage] = {}
-    for image in plan.images:
-        first = taken.setdefault(strip_image_suffix(image.image_id).casefold(), image)
-        if first is not image:
-            raise UsageError(
-                f"--masks: the masks of {first.image_id} and {image.image_id} would be one file on many systems: "
-                "predict them apart, each with an --out of its own"
-            )
 
 
 def _key(image: PlannedImage) -> Key:
@@ -222,7 +232,7 @@ def _sort_out(
         else:
             report.rejected.append(
                 Rejected(
-                    image,
+                    image.file.name,
                     f"{image.file.name}: the folder holds a prediction of another file as {image.image_id!r} of "
                     f"{image.source.name}; choose another --out, or start afresh with --overwrite",
                 )
@@ -242,7 +252,8 @@ def _predict_new(
 
     def write_part() -> None:
         if waiting:
-            folder.add(prediction_rows(waiting, predictor.weights, predictor.options))
+            rows = prediction_rows(waiting, predictor.weights, predictor.options)
+            folder.add(rows, [one.stamp for one in waiting])
             waiting.clear()
 
     try:
@@ -274,7 +285,11 @@ def _write_extras(
 ) -> None:
     stored = store.open_table(folder.path)
     if extras.csv:
-        report.csv = _write_csv(stored, folder.out)
+        report.csv = _write_csv(stored, folder)
+    elif new:
+        report.outdated += folder.csv_paths()
+    if new and not extras.masks and (folder.out / MASKS / maskfolder.RECORD).is_file():
+        report.outdated.append(folder.out / MASKS)
     if extras.overlays:
         wanted = {
             _key(image): image.file
@@ -289,35 +304,67 @@ def _write_extras(
                 advance(1)
     if extras.masks and stored.rows:
         report.masks = folder.out / MASKS
-        plan = plan_masks(stored, report.masks, MaskOptions("full"), Target())
+        plan = plan_masks(stored, report.masks, _MASK_OPTIONS, Target())
+        held = _read_record(report.masks)
         with progress("drawing masks", plan.rows) as advance:
             # rows were added: what was drawn before them is drawn again, from the same landmarks
             drawn = rasterize_table(
-                plan, workers=workers, overwrite=_holds_other(report.masks, plan.record), progress=advance
+                plan,
+                workers=workers,
+                overwrite=held is not None and held.get("identity") != plan.record["identity"],
+                progress=advance,
             )
         report.undrawn += [str(failure) for failure in drawn.failures]
 
 
-def _write_csv(stored: store.StoredTable, out: Path) -> list[Path]:
+def _write_csv(stored: store.StoredTable, folder: PredictFolder) -> list[Path]:
     """Write the table in the published columns: one file, or one for each source where there are several."""
     sources = sorted(
         {name for shard in stored.shards() for name in shard.read(["source"])["source"].unique().to_pylist()}
     )
+    out = folder.out
     paths = [out / CSV] if len(sources) <= 1 else [out / f"predictions-{source}.csv" for source in sources]
+    for path in folder.csv_paths():
+        if path not in paths:
+            path.unlink()
     for path, source in zip(paths, sources or [""], strict=True):
         batches = (shard.read() for shard in stored.shards())
         csv_writer.write_published((rows.filter(pc.equal(rows["source"], source)) for rows in batches), path)
     return paths
 
 
-def _holds_other(out: Path, record: dict[str, Any]) -> bool:
-    """Tell whether a folder holds masks like these of an earlier state of the table: what others drew stays."""
+def _read_record(masks: Path) -> dict[str, Any] | None:
+    """Return the record of a folder of masks, None where there is none."""
     try:
-        held = json.loads((out / maskfolder.RECORD).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return False
-    alike = all(held.get(part) == json.loads(json.dumps(record[part])) for part in ("options", "target", "table_name"))
-    return alike and held.get("identity") != record["identity"]
+        held = json.loads((masks / maskfolder.RECORD).read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def _is_ours(held: dict[str, Any]) -> bool:
+    """Tell whether masks were drawn as :func:`predict_into` draws them, of whatever state of the table."""
+    drawn_as = {"options": asdict(_MASK_OPTIONS), "target": asdict(Target())}
+    return all(held.get(part) == json.loads(json.dumps(value)) for part, value in drawn_as.items())
+
+
+def _check_masks(masks: Path) -> None:
+    """Refuse, before the work, a folder whose masks were drawn otherwise: they are the user's."""
+    held = _read_record(masks)
+    if held is not None and not _is_ours(held):
+        raise OutputExistsError(
+            f"{masks} holds the masks of another command: move them away, or leave --masks out and draw with "
+            "cxu rasterize"
+        )
+
+
+def _clear_masks(masks: Path) -> None:
+    """Remove the masks that predict drew; what others drew stays."""
+    held = _read_record(masks)
+    if held is not None and _is_ours(held):
+        maskfolder.MaskFolder(masks).clear()
 
 
 @dataclass(frozen=True, eq=False)

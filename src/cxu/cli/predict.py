@@ -113,7 +113,7 @@ def command(
     options = PredictOptions(samples, seed, precision, keep_samples)
     batch, chosen = _batch_size(batch_size), find_device(device)
     out = out or store.predictions_folder
-    plan = plan_images(images, source, own_folders=(out, store.root))
+    plan = plan_images(images, source)
     loaded = load(weights)
     predictor = Predictor(loaded, options, chosen, batch)
     _announce(output, out, loaded, predictor, plan)
@@ -153,6 +153,8 @@ def _announce(output: Output, out: Path, weights: Weights, predictor: Predictor,
         f"{_counted(len(plan.images), 'image')} to {out} · weights {weights.origin} ({variant} skip connections, "
         f"{config.size} px, {weights.model_id[:12]}) · {predictor.device}, {predictor.options.precision}"
     )
+    if plan.own:
+        output.say(f"{_counted(len(plan.own), 'file')} that cxu wrote left out")
     if plan.others:
         named = ", ".join(file.relative.name for file in plan.others[:_MOST_NAMED])
         more = ", …" if len(plan.others) > _MOST_NAMED else ""
@@ -175,9 +177,9 @@ def _tell(output: Output, report: PredictReport, manifest: str) -> None:
     output.list_items(
         f"{_counted(len(report.rejected), 'file')} without a row:", report.rejected, elsewhere=f"see {manifest}"
     )
-    output.list_items(
-        f"{_counted(len(report.undrawn), 'image')} not drawn:", report.undrawn, elsewhere=f"see {manifest}"
-    )
+    output.list_items("not drawn or written:", report.undrawn, elsewhere=f"see {manifest}")
+    for path in report.outdated:
+        output.warn(f"{path} is out of date: the table has rows that it lacks; give --csv or --masks again")
 
 
 def _result(report: PredictReport) -> tuple[dict[str, Any], list[RenderableType]]:
@@ -185,7 +187,7 @@ def _result(report: PredictReport) -> tuple[dict[str, Any], list[RenderableType]
 
     # of many images only the scores: all their rows need not fit into memory
     rows = rows_of(report.path, report.keys, None if len(report.keys) == 1 else ("mean_sigma_model_px",))
-    content = {**_written(report), "rejected": [[str(one.image.file.name), one.reason] for one in report.rejected]}
+    content = {**_written(report), "rejected": [[one.file, one.reason] for one in report.rejected]}
     lines = [f"{name}: {path}" for name, path in _paths(report)]
     if len(rows) == 1:
         organs = organ_sigmas(rows, 0)
@@ -198,7 +200,7 @@ def _result(report: PredictReport) -> tuple[dict[str, Any], list[RenderableType]
         said = [f"image score {score:.2f} px"] if organs else []
         return content, [*shown, *said, *lines]
     quantiles = describe_rows(rows)
-    content["image_score_px"] = quantiles
+    content["image_score_quantiles_px"] = quantiles
     cells = [["image score, px", *quantiles.values()]]
     quantile_table = [make_table("", ["", *quantiles], cells)] if quantiles else []
     counted = f"{_counted(len(rows), 'image')} with landmarks, {len(report.rejected):,} without"
@@ -228,6 +230,7 @@ def _written(report: PredictReport) -> dict[str, Any]:
         "masks": report.masks and str(report.masks),
         "turned": report.turned,
         "undrawn": report.undrawn,
+        "outdated": [str(path) for path in report.outdated],
     }
 
 
@@ -239,9 +242,10 @@ def _manifest(report: PredictReport, predictor: Predictor, images: list[str]) ->
     return {
         **content,
         "record": record_of(predictor.weights, predictor.options),
-        "images": images,
+        # file names need not be UTF-8, but JSON is
+        "images": [text.encode("utf-8", "backslashreplace").decode() for text in images],
         "device": str(predictor.device),
         "batch_size": report.batch_size,
         "seconds": round(report.seconds, 3),
-        "failed": [[one.image.source.name, one.image.image_id, one.reason] for one in report.rejected],
+        "failed": [[one.file, one.reason] for one in report.rejected],
     }
