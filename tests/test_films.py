@@ -280,9 +280,10 @@ def test_a_window_without_extent_is_none(tmp_path, window):
     np.testing.assert_array_equal(film.grey, ramp())
 
 
-def test_a_window_beside_the_values_leaves_no_contrast(tmp_path):
-    with pytest.raises(ImageError, match="no contrast: every pixel is 65535, after its window or LUT"):
-        read_dicom(tmp_path, dicom(ramp() // 4 + np.uint8(100), WindowCenter=20, WindowWidth=10))
+def test_a_window_beside_the_values_is_ignored(tmp_path):
+    pixels = ramp() // 4 + np.uint8(100)
+    plain, beside = dicom(pixels), dicom(pixels, WindowCenter=20, WindowWidth=10)
+    np.testing.assert_array_equal(read_dicom(tmp_path, beside).grey, read_dicom(tmp_path, plain).grey)
 
 
 def test_voi_lut_comes_before_the_window_and_the_first_one_counts(tmp_path):
@@ -396,6 +397,25 @@ def test_lossless_compression_changes_nothing(tmp_path, syntax, photometric, dty
     plain = read_dicom(tmp_path, dataset)
     dataset.compress(syntax)
     np.testing.assert_array_equal(read_dicom(tmp_path, dataset).grey, plain.grey)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_window_that_cuts_most_of_the_film_off_is_ignored(tmp_path, caplog, photometric):
+    pixels = 16 * ramp(40, 50, np.uint16)  # of 12 bits
+    plain = read_dicom(tmp_path, dicom(pixels, 12, photometric))
+    left_over = dicom(pixels, 12, photometric)
+    left_over.WindowCenter, left_over.WindowWidth = 128, 256
+    np.testing.assert_array_equal(read_dicom(tmp_path, left_over).grey, plain.grey)
+    assert (
+        "its window (centre 128.0, width 256.0) cuts off more than nine tenths of the film, and is ignored" in caplog.text
+    )
+    caplog.clear()
+    middle = int(np.median(pixels))
+    wide = dicom(pixels, 12, photometric)
+    wide.WindowCenter, wide.WindowWidth = middle, int(0.7 * np.ptp(pixels))
+    windowed = read_dicom(tmp_path, wide).grey
+    assert not caplog.text
+    assert 0.2 < np.mean((windowed == 0) | (windowed == 65535)) < 0.4
 
 
 def test_jpeg_baseline(tmp_path):

@@ -3,7 +3,8 @@
 A stored value becomes a grey value in the order of the standard (PS3.3 C.7.6.3, C.11.1, C.11.2):
 
 1. the modality LUT, or rescale slope and intercept;
-2. the VOI LUT, or else the window; the first of several. A window no wider than one level is none;
+2. the VOI LUT, or else the window; the first of several. A window no wider than one level is none, nor is one that
+   leaves less than a tenth of the film between its ends, such as one of 8 bits left over on a film of 12: it is logged;
 3. inversion, if the photometric interpretation is MONOCHROME1 or the presentation LUT shape is INVERSE. The standard
    makes the second accompany the first, so both together invert once.
 
@@ -16,6 +17,7 @@ offset.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -30,7 +32,10 @@ from cxu.images import GreyArray, check_shape
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+logger = logging.getLogger(__name__)
+
 _MAX_BITS: Final = 16
+_SAMPLED: Final = 4  # every so many rows and columns are enough to judge a window
 _BAND_ROWS: Final = 64  # so that the index numpy makes of the pixels stays in the cache
 _SQUARE_TOLERANCE: Final = 1e-3  # spacings are written with three or four digits
 
@@ -113,8 +118,18 @@ def read_pixels(file: ImageFile, stream: BinaryIO) -> GreyArray:
         dataset = pydicom.dcmread(stream, force=True)
         if "PixelData" not in dataset:
             raise ImageError(f"{file.name} has a DICOM header but no 8- or 16-bit pixels; is it cut off?")
-        first, table = _grey_of_stored(dataset)
-        return _through_table(_stored_values(file, dataset), first, table)
+        stored = _stored_values(file, dataset)
+        grey = _through_table(stored, *_grey_of_stored(dataset))
+        if _window(dataset) is not None and "VOILUTSequence" not in dataset and _is_cut_off(stored, grey):
+            logger.warning(
+                "%s: its window (centre %s, width %s) cuts off more than nine tenths of the film, and is ignored",
+                file.name,
+                dataset.WindowCenter,
+                dataset.WindowWidth,
+            )
+            del dataset.WindowCenter, dataset.WindowWidth
+            grey = _through_table(stored, *_grey_of_stored(dataset))
+        return grey
 
 
 @contextmanager
@@ -203,6 +218,15 @@ def _stored_values(file: ImageFile, dataset: Dataset) -> npt.NDArray[np.integer]
             raise ImageError(_missing_decoder(file, syntax, "the installed decoder only takes 8 bits")) from error
         raise
     return values
+
+
+def _is_cut_off(stored: npt.NDArray[np.integer], grey: GreyArray) -> bool:
+    """Tell whether a window shows most of a film, its darkest and brightest level aside, as plain black or white."""
+    stored, grey = stored[::_SAMPLED, ::_SAMPLED], grey[::_SAMPLED, ::_SAMPLED]
+    is_film = (stored > stored.min()) & (stored < stored.max())
+    seen = grey[is_film]
+    is_cut = (seen == 0) | (seen == np.iinfo(grey.dtype).max)
+    return bool(10 * np.count_nonzero(is_cut) > 9 * is_cut.size)
 
 
 def _missing_decoder(file: ImageFile, syntax: Any, why: str) -> str:
