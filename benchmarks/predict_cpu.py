@@ -33,12 +33,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cxu.frame import MODEL_SIZE
+from cxu.model.device import freed_memory_kept
 from cxu.model.graph import COARSE_RINGS, FINE_RINGS
 from cxu.model.hybridgnet import HybridGNet, ModelConfig
 from cxu.model.sampling import draw_latents, sample_landmarks
 from cxu.model.weights import load_weights
 from cxu.phantom import synthetic_background
-from cxu.predict import freed_memory_kept
 from cxu.shape import load_shape_model, sample_shapes
 
 CHANNELS = (1, 8, 16, 32, 64, 128, 128)

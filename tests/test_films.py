@@ -407,7 +407,8 @@ def test_a_window_that_cuts_most_of_the_film_off_is_ignored(tmp_path, caplog, ph
     left_over.WindowCenter, left_over.WindowWidth = 128, 256
     np.testing.assert_array_equal(read_dicom(tmp_path, left_over).grey, plain.grey)
     assert (
-        "its window (centre 128.0, width 256.0) cuts off more than nine tenths of the film, and is ignored" in caplog.text
+        "its window (centre 128.0, width 256.0) cuts off more than nine tenths of the film, and is ignored"
+        in caplog.text
     )
     caplog.clear()
     middle = int(np.median(pixels))

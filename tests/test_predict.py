@@ -14,6 +14,7 @@ from builders import make_rows
 from cxu import predict, table
 from cxu.errors import DeviceMemoryError, ImageError, UsageError
 from cxu.films import Film
+from cxu.model.device import find_device, freed_memory_kept
 from cxu.model.hybridgnet import HybridGNet
 from cxu.model.weights import load_weights
 from cxu.predict import (
@@ -21,7 +22,6 @@ from cxu.predict import (
     PredictOptions,
     Predictor,
     Rejected,
-    find_device,
     predict_films,
     prediction_rows,
 )
@@ -321,3 +321,14 @@ def test_published_sampling_takes_an_image_at_a_time(tmp_path, weights):
     adaptive = replace(weights, model=HybridGNet(config))
     assert Predictor(adaptive, PredictOptions(), CPU, 8).batch_size == 1
     assert Predictor(weights, PredictOptions(), CPU, 8).batch_size == 8
+
+
+def test_memory_is_kept_within_the_block_only():
+    with freed_memory_kept(), freed_memory_kept():
+        np.testing.assert_array_equal(np.zeros(1 << 20), 0)
+    for system in ("win32", "linux"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.platform", system)
+            patch.setattr("ctypes.CDLL", lambda name: object())  # a C library without such options
+            with freed_memory_kept():
+                pass

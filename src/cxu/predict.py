@@ -6,10 +6,8 @@ An image's numbers depend on its pixels, the weights, the options and nothing el
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +23,7 @@ from cxu import films, table
 from cxu.errors import DeviceMemoryError, ImageError, UsageError
 from cxu.films import FilmFrame
 from cxu.frame import MODEL_SIZE
+from cxu.model.device import freed_memory_kept
 from cxu.model.hybridgnet import Precision
 from cxu.model.sampling import DEFAULT_SAMPLES, Samples, image_seed, sample_landmarks
 from cxu.model.weights import Weights
@@ -37,12 +36,6 @@ Result = TypeVar("Result")
 _READERS: Final = max(1, min(8, (os.cpu_count() or 1)))
 _GPU_BATCH: Final = 32
 _MAX_SEED: Final = 2**63
-# of glibc's malloc.h
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_MAX: Final = -4
-_DEFAULT_TRIM_THRESHOLD: Final = 128 * 1024
-_DEFAULT_MMAP_MAX: Final = 65_536
-_KEPT_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -138,59 +131,6 @@ class _Prepared:
     stamp: tuple[int, int]
     seed: int
     pixels: FloatArray
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` is CUDA where there is one, else the CPU.
-
-    Raises
-    ------
-    UsageError
-        If there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps")
-    if device.type == "cpu" and device.index is not None:
-        raise UsageError(f"--device {name}: the CPU is one device; expected cpu")
-    n_cuda = torch.cuda.device_count() if device.type == "cuda" else 0
-    if device.type == "cuda" and (device.index or 0) >= n_cuda:
-        raise UsageError(
-            f"--device {name}: torch {torch.__version__} sees {n_cuda} CUDA devices here; try --device cpu"
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device mps: torch sees no Apple GPU here; try --device cpu")
-    return device
-
-
-@contextlib.contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Let this process keep the memory that it frees within the block, where the C library is glibc.
-
-    glibc hands large blocks back to the system, and gets and clears them anew for the maps of every image: measured,
-    that took a quarter of the encoder's time. Afterwards glibc's own defaults hold.
-    """
-    try:
-        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        set_option, give_back = (libc.mallopt, libc.malloc_trim) if libc else (None, None)
-    except (AttributeError, OSError):  # another C library
-        set_option = give_back = None
-    if set_option is None or give_back is None:
-        yield
-        return
-    set_option(_M_MMAP_MAX, 0)
-    set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-    try:
-        yield
-    finally:
-        set_option(_M_MMAP_MAX, _DEFAULT_MMAP_MAX)
-        set_option(_M_TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD)
-        give_back(0)
 
 
 class Predictor:

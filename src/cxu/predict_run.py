@@ -5,73 +5,45 @@ What is finished stays finished: the same call continues where an earlier one st
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from PIL import Image
 
 import cxu
-from cxu import csv_writer, files, films, maskfolder, sheet, store, table
+from cxu import files, store, table
 from cxu.anatomy import ORGANS
-from cxu.engine import run_shards
-from cxu.errors import CxuError, ImageError, OutputExistsError
-from cxu.image_listing import ImageFile
-from cxu.maskplan import plan_masks
-from cxu.masks import MaskOptions
+from cxu.errors import CxuError, ImageError
+from cxu.model.device import find_device
 from cxu.model.hybridgnet import Precision
 from cxu.model.sampling import DEFAULT_SAMPLES
 from cxu.model.weight_source import load
 from cxu.model.weights import BUNDLED, Weights
-from cxu.overlay import DEFAULT_VMAX_PX, draw_overlay
-from cxu.placing import Target
-from cxu.predict import (
-    Prediction,
-    PredictOptions,
-    Predictor,
-    Rejected,
-    find_device,
-    predict_films,
-    prediction_rows,
+from cxu.predict import Prediction, PredictOptions, Predictor, Rejected, predict_films, prediction_rows
+from cxu.predict_extras import (
+    MASKS,
+    Advance,
+    Extras,
+    ProgressBar,
+    Written,
+    check_masks,
+    clear_masks,
+    no_progress,
+    write_extras,
 )
-from cxu.predict_folder import CSV, Key, PredictFolder, check_paths
+from cxu.predict_folder import Key, PredictFolder, check_paths
 from cxu.predict_plan import PlannedImage, PredictPlan, plan_images
-from cxu.rasterize import rasterize_table
 
 # Raised whenever the same image, weights and options come to give other numbers.
 PREDICT_VERSION: Final = 1
-MASKS: Final = "masks"
-OVERLAY_PX: Final = 900
 
-_MASK_OPTIONS: Final = MaskOptions("full")
 _PART_SECONDS: Final = 15.0  # what an interruption may cost
 _PART_ROWS: Final = 1024
 _PART_ROWS_SAMPLES: Final = 64
-_FEW_OVERLAYS: Final = 8  # below, starting processes takes longer than drawing
-
-Advance = Callable[[int], None]
-ProgressBar = Callable[[str, int], AbstractContextManager[Advance]]
-
-
-def _no_progress(verb: str, total: int) -> AbstractContextManager[Advance]:
-    del verb, total
-    return nullcontext(lambda _: None)
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What is written beside the table: a CSV in the published columns, pictures, masks."""
-
-    csv: bool = False
-    overlays: bool = False
-    masks: bool = False
 
 
 @dataclass
@@ -92,14 +64,10 @@ class PredictReport:
         Images without a row, and why.
     turned
         Images predicted by this call whose files hold a negative.
-    undrawn
-        Images without a picture or mask that was asked for, and why.
-    outdated
-        What an earlier call wrote beside the table and this one was not asked to bring up to date.
     batch_size
         Images at a time, at the end: smaller than asked for where memory ran out.
-    csv, masks, overlays
-        What was written beside the table, where asked for.
+    beside
+        What was written beside the table.
     """
 
     path: Path
@@ -110,12 +78,8 @@ class PredictReport:
     keys: list[Key] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     turned: list[str] = field(default_factory=list)
-    undrawn: list[str] = field(default_factory=list)
-    outdated: list[Path] = field(default_factory=list)
     batch_size: int = 1
-    csv: list[Path] = field(default_factory=list)
-    masks: Path | None = None
-    overlays: list[Path] = field(default_factory=list)
+    beside: Written = field(default_factory=Written)
 
 
 def record_of(weights: Weights, options: PredictOptions) -> dict[str, Any]:
@@ -145,7 +109,7 @@ def predict_into(
     extras: Extras | None = None,
     overwrite: bool = False,
     workers: int = 1,
-    progress: ProgressBar = _no_progress,
+    progress: ProgressBar = no_progress,
 ) -> PredictReport:
     """Predict the planned images into the folder ``out``.
 
@@ -179,12 +143,12 @@ def predict_into(
     folder = PredictFolder(out)
     with folder.lock():
         if overwrite:
-            _clear_masks(out / MASKS)
+            clear_masks(out / MASKS)
         folder.claim(record_of(predictor.weights, predictor.options), overwrite=overwrite)
         if extras.masks or extras.overlays:
             check_paths([*folder.keys, *map(_key, plan.images)])
         if extras.masks:
-            _check_masks(out / MASKS)
+            check_masks(out / MASKS)
         return _predict_into(folder, plan, predictor, extras, workers, progress)
 
 
@@ -206,11 +170,12 @@ def _predict_into(
     report.keys = [_key(image) for image in present]
     report.rows = folder.join()
     report.batch_size = predictor.batch_size
+    files_of = {_key(image): image.file for image in present}
     try:
-        _write_extras(folder, present, {_key(image) for image in new}, extras, workers, report, progress)
+        write_extras(folder, files_of, set(map(_key, new)), extras, report.beside, workers=workers, progress=progress)
     except (CxuError, OSError) as error:
         # the table is whole, and what was found must be told
-        report.undrawn.append(f"not all of what was asked for beside the table was written: {error}")
+        report.beside.undrawn.append(f"not all of what was asked for beside the table was written: {error}")
     return report
 
 
@@ -272,179 +237,6 @@ def _predict_new(
         write_part()
     report.predicted, report.seconds = len(done), time.monotonic() - begun
     return done
-
-
-def _write_extras(
-    folder: PredictFolder,
-    images: Sequence[PlannedImage],
-    new: set[Key],
-    extras: Extras,
-    workers: int,
-    report: PredictReport,
-    progress: ProgressBar,
-) -> None:
-    stored = store.open_table(folder.path)
-    if extras.csv:
-        report.csv = _write_csv(stored, folder)
-    elif new:
-        report.outdated += folder.csv_paths()
-    if new and not extras.masks and (folder.out / MASKS / maskfolder.RECORD).is_file():
-        report.outdated.append(folder.out / MASKS)
-    if extras.overlays:
-        wanted = {
-            _key(image): image.file
-            for image in images
-            if _key(image) in new or not folder.overlay_path(_key(image)).is_file()
-        }
-        report.overlays = [folder.overlay_path(_key(image)) for image in images]
-        tasks = list(_overlay_tasks(folder, stored, wanted))
-        with progress("drawing pictures", len(tasks)) as advance:
-            for problem in run_shards(_draw_picture, tasks, workers=workers if len(tasks) > _FEW_OVERLAYS else 1):
-                report.undrawn += [problem] if problem else []
-                advance(1)
-    if extras.masks and stored.rows:
-        report.masks = folder.out / MASKS
-        plan = plan_masks(stored, report.masks, _MASK_OPTIONS, Target())
-        held = _read_record(report.masks)
-        with progress("drawing masks", plan.rows) as advance:
-            # rows were added: what was drawn before them is drawn again, from the same landmarks
-            drawn = rasterize_table(
-                plan,
-                workers=workers,
-                overwrite=held is not None and held.get("identity") != plan.record["identity"],
-                progress=advance,
-            )
-        report.undrawn += [str(failure) for failure in drawn.failures]
-
-
-def _write_csv(stored: store.StoredTable, folder: PredictFolder) -> list[Path]:
-    """Write the table in the published columns: one file, or one for each source where there are several."""
-    sources = sorted(
-        {name for shard in stored.shards() for name in shard.read(["source"])["source"].unique().to_pylist()}
-    )
-    out = folder.out
-    paths = [out / CSV] if len(sources) <= 1 else [out / f"predictions-{source}.csv" for source in sources]
-    for path in folder.csv_paths():
-        if path not in paths:
-            path.unlink()
-    for path, source in zip(paths, sources or [""], strict=True):
-        batches = (shard.read() for shard in stored.shards())
-        csv_writer.write_published((rows.filter(pc.equal(rows["source"], source)) for rows in batches), path)
-    return paths
-
-
-def _read_record(masks: Path) -> dict[str, Any] | None:
-    """Return the record of a folder of masks, None where there is none."""
-    try:
-        held = json.loads((masks / maskfolder.RECORD).read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return {}
-    return held if isinstance(held, dict) else {}
-
-
-def _is_ours(held: dict[str, Any]) -> bool:
-    """Tell whether masks were drawn as :func:`predict_into` draws them, of whatever state of the table."""
-    drawn_as = {"options": asdict(_MASK_OPTIONS), "target": asdict(Target())}
-    return all(held.get(part) == json.loads(json.dumps(value)) for part, value in drawn_as.items())
-
-
-def _check_masks(masks: Path) -> None:
-    """Refuse, before the work, a folder whose masks were drawn otherwise: they are the user's."""
-    held = _read_record(masks)
-    if held is not None and not _is_ours(held):
-        raise OutputExistsError(
-            f"{masks} holds the masks of another command: move them away, or leave --masks out and draw with "
-            "cxu rasterize"
-        )
-
-
-def _clear_masks(masks: Path) -> None:
-    """Remove the masks that predict drew; what others drew stays."""
-    held = _read_record(masks)
-    if held is not None and _is_ours(held):
-        maskfolder.MaskFolder(masks).clear()
-
-
-@dataclass(frozen=True, eq=False)
-class _Picture:
-    """One picture to draw: travels to a process."""
-
-    path: Path
-    file: ImageFile
-    title: str
-    landmarks_xy: np.ndarray[Any, Any]
-    sigma_px: np.ndarray[Any, Any] | None
-
-
-def _overlay_tasks(
-    folder: PredictFolder, stored: store.StoredTable, wanted: dict[Key, ImageFile]
-) -> Iterator[_Picture]:
-    for shard in stored.shards():
-        rows = shard.read(("source", "image_id", "landmarks_xy", "sigma_model_px"))
-        keys = list(zip(rows["source"].to_pylist(), rows["image_id"].to_pylist(), strict=True))
-        if wanted.keys().isdisjoint(keys):
-            continue
-        landmarks, sigma = table.landmarks_of(rows), table.list_column(rows, "sigma_model_px")
-        for row, key in enumerate(keys):
-            if key in wanted:
-                known = None if np.isnan(sigma[row]).any() else sigma[row]
-                yield _Picture(folder.overlay_path(key), wanted[key], key[1], landmarks[row], known)
-
-
-def _draw_picture(task: _Picture) -> str | None:
-    """Draw one picture; return what was wrong with its image, None where nothing was."""
-    try:
-        film = films.read_film(task.file)
-    except CxuError as error:
-        return str(error)
-    grey = np.rint(films.unit_grey(film.grey) * 255).astype(np.uint8)
-    picture = draw_prediction(grey, task.landmarks_xy, task.sigma_px, aspect=film.aspect, title=task.title)
-    with files.replacing(task.path) as temporary:
-        picture.save(temporary, format="PNG")
-    return None
-
-
-def draw_prediction(
-    grey: np.ndarray[Any, Any],
-    landmarks_xy: np.ndarray[Any, Any],
-    sigma_px: np.ndarray[Any, Any] | None,
-    *,
-    aspect: float = 1.0,
-    title: str = "",
-) -> Image.Image:
-    """Return an image with its contours coloured by uncertainty, a legend and a scale.
-
-    Parameters
-    ----------
-    grey
-        uint8 [H, W].
-    landmarks_xy
-        [120, 2] (x, y) in px of the image.
-    sigma_px
-        Node uncertainty [120] in px of the 1024 model frame; None draws contours in the organs' colours.
-    aspect
-        Height of an image pixel over its width.
-    title
-        Stands above.
-    """
-    height, width = grey.shape
-    tile = draw_overlay(
-        grey,
-        landmarks_xy * (1.0, aspect),
-        sigma_px,
-        frame_hw=(round(height * aspect), width),
-        size=OVERLAY_PX,
-    )
-    score = "" if sigma_px is None else f"image score {float(np.mean(sigma_px)):.1f} px"
-    return sheet.contact_sheet(
-        [tile],
-        title=title,
-        subtitle=score,
-        legend=[organ.name for organ in ORGANS],
-        vmax_px=None if sigma_px is None else DEFAULT_VMAX_PX,
-    )
 
 
 @dataclass(frozen=True)

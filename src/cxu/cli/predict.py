@@ -103,10 +103,12 @@ def command(
     there and adds what is new. Files that cannot be read are listed and left out (exit 3). Research and education
     only; not a medical device.
     """
+    from cxu.model.device import find_device
     from cxu.model.weight_source import load
-    from cxu.predict import PredictOptions, Predictor, find_device
+    from cxu.predict import PredictOptions, Predictor
+    from cxu.predict_extras import Extras
     from cxu.predict_plan import plan_images
-    from cxu.predict_run import Extras, predict_into
+    from cxu.predict_run import predict_into
     from cxu.store import Home
 
     output, store = Output(as_json=as_json), Home(home)
@@ -130,7 +132,7 @@ def command(
     _tell(output, report, str(manifest))
     content, parts = _result(report)
     output.result(content, *parts)
-    if report.rejected or report.undrawn:
+    if report.rejected or report.beside.undrawn:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -177,8 +179,8 @@ def _tell(output: Output, report: PredictReport, manifest: str) -> None:
     output.list_items(
         f"{_counted(len(report.rejected), 'file')} without a row:", report.rejected, elsewhere=f"see {manifest}"
     )
-    output.list_items("not drawn or written:", report.undrawn, elsewhere=f"see {manifest}")
-    for path in report.outdated:
+    output.list_items("not drawn or written:", report.beside.undrawn, elsewhere=f"see {manifest}")
+    for path in report.beside.outdated:
         output.warn(f"{path} is out of date: the table has rows that it lacks; give --csv or --masks again")
 
 
@@ -209,9 +211,9 @@ def _result(report: PredictReport) -> tuple[dict[str, Any], list[RenderableType]
 
 def _paths(report: PredictReport) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = [("table", f"{report.path} ({_counted(report.rows, 'row')})")]
-    found += [("CSV", str(path)) for path in report.csv]
-    found += [("pictures", str(_common(report.overlays)))] if report.overlays else []
-    found += [("masks", str(report.masks))] if report.masks else []
+    found += [("CSV", str(path)) for path in report.beside.csv]
+    found += [("pictures", str(_common(report.beside.overlays)))] if report.beside.overlays else []
+    found += [("masks", str(report.beside.masks))] if report.beside.masks else []
     return found
 
 
@@ -225,12 +227,12 @@ def _written(report: PredictReport) -> dict[str, Any]:
         "rows": report.rows,
         "predicted": report.predicted,
         "skipped": report.skipped,
-        "csv": [str(path) for path in report.csv],
-        "overlays": [str(path) for path in report.overlays],
-        "masks": report.masks and str(report.masks),
+        "csv": [str(path) for path in report.beside.csv],
+        "overlays": [str(path) for path in report.beside.overlays],
+        "masks": report.beside.masks and str(report.beside.masks),
         "turned": report.turned,
-        "undrawn": report.undrawn,
-        "outdated": [str(path) for path in report.outdated],
+        "undrawn": report.beside.undrawn,
+        "outdated": [str(path) for path in report.beside.outdated],
     }
 
 
