@@ -1,5 +1,6 @@
 """Which images are predicted, under which ids."""
 
+import os
 import zipfile
 
 import pytest
@@ -59,6 +60,24 @@ def test_a_zip_that_cannot_be_read_stops_nothing(tmp_path):
     assert [image.image_id for image in plan.images] == ["a.png"]
     ((_, reason),) = plan.unusable
     assert reason.endswith("bad.zip is no readable zip: download or copy it again, or move it away.")
+
+
+def test_a_folder_that_cannot_be_listed_stops_nothing(tmp_path, monkeypatch):
+    touch(tmp_path, "a.png", "closed/b.png")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).rstrip("/").endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    plan = plan_images([tmp_path])
+    assert [image.image_id for image in plan.images] == ["a.png"]
+    ((_, reason),) = plan.unusable
+    assert reason.endswith("closed cannot be listed: see to its permissions.")
+    with pytest.raises(MissingInputError, match="cannot be listed"):
+        plan_images([tmp_path / "closed"])
 
 
 def test_lines_of_a_list_without_a_file_are_unusable(tmp_path):

@@ -175,7 +175,7 @@ def list_files(spec: str) -> Iterator[ImageFile]:
     """Yield what :func:`list_images` yields and all that it leaves out or stops at, as plain files.
 
     That is: the other files among the images of a folder, glob or zip; lines of a list that name no existing file; and
-    archives that cannot be read.
+    archives and folders below that cannot be read.
 
     Raises
     ------
@@ -266,7 +266,14 @@ def _walk(root: str, below: str = "", *, every: bool) -> Iterator[ImageFile]:
     while pending:
         folder = pending.pop()
         folders = []
-        for entry in _entries(f"{root}/{folder}"):
+        try:
+            entries = _entries(f"{root}/{folder}")
+        except MissingInputError:
+            if not every or folder == below:
+                raise
+            yield ImageFile(root, folder.rstrip("/"))
+            continue
+        for entry in entries:
             kind = _entry_kind(entry)
             if kind == "file":
                 yield from _list_file(root, f"{folder}{entry.name}", every=every)

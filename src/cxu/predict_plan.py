@@ -92,7 +92,7 @@ def plan_images(specs: Sequence[str | Path], source_name: str | None = None) -> 
 
 
 def _kind(file: ImageFile) -> Literal["image", "other", "own", "unusable"]:
-    if not file.path.exists() or (not file.archive and file.file.lower().endswith(ZIP_SUFFIX)):
+    if not file.path.is_file() or (not file.archive and file.file.lower().endswith(ZIP_SUFFIX)):
         return "unusable"
     if not file.archive and _holds_results(file.path.parent, Path(file.root)):
         return "own"
@@ -113,6 +113,8 @@ def _problem(file: ImageFile) -> str:
     """Say what is wrong with a listed file that is no image."""
     if not file.path.exists():
         return f"{file.name} does not exist."
+    if file.path.is_dir():
+        return f"the folder {file.name} cannot be listed: see to its permissions."
     return f"{file.name} is no readable zip: download or copy it again, or move it away."
 
 
