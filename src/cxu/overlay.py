@@ -93,11 +93,12 @@ class _Canvas:
     image: Image.Image
     side: int
     frame_hw: tuple[int, int]
+    stroke: float = 1.0
 
     @classmethod
-    def blank(cls, size: int, frame_hw: tuple[int, int], colour: Colour = _FRAME) -> _Canvas:
+    def blank(cls, size: int, frame_hw: tuple[int, int], stroke: float, colour: Colour = _FRAME) -> _Canvas:
         side = size * SUPERSAMPLE
-        return cls(Image.new("RGB", (side, side), colour), side, frame_hw)
+        return cls(Image.new("RGB", (side, side), colour), side, frame_hw, stroke)
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -114,6 +115,10 @@ class _Canvas:
     def width(self, share: float) -> int:
         """Return a length in canvas px, never less than one finished pixel."""
         return max(SUPERSAMPLE, round(share * self.side))
+
+    def stroke_width(self, share: float) -> int:
+        """Return the width of a line in canvas px, never less than one finished pixel."""
+        return self.width(share * self.stroke)
 
     def finished(self) -> Image.Image:
         return self.image.reduce(SUPERSAMPLE)
@@ -132,6 +137,7 @@ def draw_overlay(
     title: str = "",
     subtitle: str = "",
     vmax_px: float = DEFAULT_VMAX_PX,
+    stroke: float = 1.0,
 ) -> Image.Image:
     """Draw one row's outlines over its image.
 
@@ -163,6 +169,8 @@ def draw_overlay(
         Caption, shortened in its middle to fit; without both there is no caption.
     vmax_px
         End of the uncertainty scale.
+    stroke
+        Width of lines and dots relative to those that suit a small picture.
 
     Returns
     -------
@@ -177,7 +185,7 @@ def draw_overlay(
     usable_or_all = np.ones(N_ORGANS, np.bool_) if usable is None else usable
     sigma = np.full(N_NODES, np.nan) if sigma_px is None else sigma_px
     _check_shapes(landmarks_xy, sigma, confident_or_all, usable_or_all)
-    canvas = _Canvas.blank(size, frame_hw)
+    canvas = _Canvas.blank(size, frame_hw, stroke)
     _paint_background(canvas, background)
     _paint_labels(canvas, _label_image(canvas, labels, landmarks_xy, usable_or_all))
     for organ, organ_usable in zip(ORGANS, usable_or_all, strict=True):
@@ -258,16 +266,16 @@ def _paint_nodes(nodes: FloatArray, *, plain: Colour | None, vmax_px: float) -> 
 
 def _draw_ring(canvas: _Canvas, nodes: FloatArray, paint: _Paint, confident: BoolArray, *, dashed: bool) -> None:
     """Draw a closed outline of nodes [N, 3] (x, y, sigma) and the nodes on it: dashed, only the dropped ones."""
-    line, rim = canvas.width(_LINE), canvas.width(_RIM)
+    line, rim = canvas.stroke_width(_LINE), canvas.stroke_width(_RIM)
     pieces = _dashes(nodes, canvas.width(_DASH)) if dashed else _edge_pieces(nodes)
     filled, hollow = nodes[confident & (not dashed)], nodes[~confident]
     _draw_pieces(canvas, pieces, line + 2 * rim)
-    _draw_dots(canvas, filled, canvas.width(_DOT) + rim)
+    _draw_dots(canvas, filled, canvas.stroke_width(_DOT) + rim)
     _draw_pieces(canvas, pieces, line, paint(pieces[:, pieces.shape[1] // 2]))
-    _draw_dots(canvas, filled, canvas.width(_DOT), paint(filled))
-    _draw_dots(canvas, hollow, canvas.width(_RING) + rim)
-    _draw_dots(canvas, hollow, canvas.width(_RING), paint(hollow))
-    _draw_dots(canvas, hollow, canvas.width(_HOLE))
+    _draw_dots(canvas, filled, canvas.stroke_width(_DOT), paint(filled))
+    _draw_dots(canvas, hollow, canvas.stroke_width(_RING) + rim)
+    _draw_dots(canvas, hollow, canvas.stroke_width(_RING), paint(hollow))
+    _draw_dots(canvas, hollow, canvas.stroke_width(_HOLE))
 
 
 def _as_colour(rgb: Uint8Array) -> Colour:

@@ -30,6 +30,7 @@ from cxu.rasterize import rasterize_table
 
 MASKS: Final = "masks"
 OVERLAY_PX: Final = 900
+_STROKE: Final = 0.4  # a large picture is looked at for where the contour lies
 
 _MASK_OPTIONS: Final = MaskOptions("full")
 _FEW_OVERLAYS: Final = 8  # below, starting processes takes longer than drawing
@@ -265,6 +266,7 @@ def draw_prediction(
         sigma_px,
         frame_hw=(round(height * aspect), width),
         size=OVERLAY_PX,
+        stroke=_STROKE,
     )
     score = "" if sigma_px is None else f"image score {float(np.mean(sigma_px)):.1f} px"
     return sheet.contact_sheet(
