@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from cxu import store, table
 from cxu.cli import app
-from cxu.errors import MissingInputError
-from cxu.model.weights import BUNDLED, bundled_path
+from cxu.model.weights import bundled_path
+from cxu.shape import load_shape_model, sample_shapes
 from hub_server import HubServer
 from predict_helpers import film_pixels, tiny_model, write_film, write_weights
 
@@ -193,16 +193,26 @@ def test_weights_that_are_none(here):
         assert (done.exit_code, said in done.stderr) == (code, True), done.stderr
 
 
-def test_bundled_weights_or_a_clear_error(here):
+def test_the_bundled_weights_need_no_network(here, monkeypatch):
+    write_film(here / "image.png", size=256)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    done = cxu("predict", "image.png")
+    assert done.exit_code == 0, done.stderr
+    (row,) = rows_in("cxu-data/predictions")
+    assert row["model_id"] == hashlib.sha256(bundled_path().read_bytes()).hexdigest()
+    assert (row["n_samples"], row["repo"]) == (50, None)
+    # a drawn chest is found where it was drawn, to a tenth of its side
+    landmarks = np.reshape(row["landmarks_xy"], (120, 2))
+    drawn = sample_shapes(load_shape_model(), 1, np.random.default_rng(0))[0] / 4
+    assert np.linalg.norm(landmarks - drawn, axis=1).mean() < 25.6
+
+
+def test_bundled_weights_that_are_missing(here, monkeypatch):
     write_film(here / "a.png")
-    done = cxu("predict", "a.png", "--weights", BUNDLED, "--samples", 2)
-    try:
-        bundled_path()
-    except MissingInputError:
-        assert done.exit_code == 2
-        assert "ships no weights yet" in done.stderr
-    else:
-        assert done.exit_code == 0, done.stderr
+    monkeypatch.setattr("cxu.model.weights.package_files", lambda name: here)
+    done = cxu("predict", "a.png")
+    assert done.exit_code == 2
+    assert "the weights of cxu are missing from this installation" in done.stderr
 
 
 def test_csv_is_read_by_import(here):

@@ -383,11 +383,7 @@ def test_a_folder_cannot_lead_out_of_the_repository(server, spec):
         find_weights(spec)
 
 
-def test_bundled_weights_are_found_or_said_to_be_missing(server):
-    try:
-        found = find_weights("bundled")
-    except MissingInputError as error:
-        assert "ships no weights yet" in str(error)  # noqa: PT017 - whether they ship depends on the version
-    else:
-        assert (found.path.suffix, found.origin, found.repo) == (".safetensors", "bundled", None)
+def test_bundled_weights_are_found_without_the_hub(server):
+    found = find_weights("bundled")
+    assert (found.path.suffix, found.origin, found.repo) == (".safetensors", "bundled", None)
     assert server.requests == []

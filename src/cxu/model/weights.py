@@ -68,13 +68,13 @@ def bundled_path() -> Path:
     Raises
     ------
     MissingInputError
-        If this version ships none.
+        If they are missing from the installation.
     """
     path = Path(str(package_files("cxu.model"))) / "bundled" / "hybridgnet-igsc.safetensors"
     if not path.is_file():
         raise MissingInputError(
-            "this version of cxu ships no weights yet: give some, a file, a folder or a Hub repository such as "
-            "mcosarinsky/CheXmask-U:v1_skip"
+            "the weights of cxu are missing from this installation: install it anew, or give a file, a folder or a Hub "
+            "model such as mcosarinsky/CheXmask-U:v1_skip"
         )
     return path
 
