@@ -209,3 +209,12 @@ def test_hash_of_a_value_knows_its_content_not_its_order():
     assert files.hash_of([1, 2]) != files.hash_of([2, 1])
     # so that a hash written by one version is known to the next
     assert files.hash_of([]) == hashlib.sha256(b"[]").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "held"), [(None, None), (b'{"a": 1}', {"a": 1}), (b'{"a"', {}), (b"[1]", {}), (b"\xff", {})]
+)
+def test_the_record_of_a_folder(tmp_path, content, held):
+    if content is not None:
+        (tmp_path / files.RECORD).write_bytes(content)
+    assert files.read_record(tmp_path) == held

@@ -32,7 +32,6 @@ from cxu.films import (
     FilmFrame,
     chest_contrast,
     film_frame,
-    film_points,
     grey_range,
     model_input,
     read_film,
@@ -599,7 +598,7 @@ def test_frame_by_hand():
     film = Film(np.zeros((100, 300), np.uint8), "DICOM", aspect=2.0)
     frame = film_frame(film)
     assert frame == FilmFrame(ModelFrame(300.0, (0.0, -50.0)), 2.0)
-    np.testing.assert_allclose(film_points(frame, np.array([[0.5, 0.5]])), [[150, 50]])
+    np.testing.assert_allclose(frame.to_image(np.array([[512.0, 512.0]])), [[150, 50]])
     np.testing.assert_allclose(frame.sigma_to_image(np.array([1024.0, 1024.0])), [300, 150])
 
 
@@ -655,7 +654,7 @@ def test_a_disc_is_found_back(shape_hw, aspect, border, dtype, size):
     found_01 = (
         np.array([(columns * share).sum(), (rows * share).sum()], np.float64) / share.sum(dtype=np.float64) / size
     )
-    assert np.linalg.norm(film_points(frame, found_01) - centre_xy) < 0.5
+    assert np.linalg.norm(frame.to_image(found_01 * 1024) - centre_xy) < 0.5
     # round in the model's frame, whatever the pixels' shape
     width, height = np.count_nonzero(share.max(axis=0)), np.count_nonzero(share.max(axis=1))
     assert abs(width - height) <= 2

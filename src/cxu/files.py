@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 TEMP_PREFIX: Final = ".cxu-tmp-"
+RECORD: Final = "cxu.json"  # what an output folder says of itself
 _MAX_NAME_BYTES = 200  # below the 255 of common file systems, with room for suffixes
 _KEPT_NAME_BYTES = 60  # of a longer name, before its hash
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*%]')
@@ -75,6 +76,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, a whole file or none."""
     write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return what an output folder says of itself: None where it says nothing, empty where that is damaged."""
+    try:
+        held = json.loads((folder / RECORD).read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return held if isinstance(held, dict) else {}
 
 
 def remove_temporaries(folder: Path) -> None:

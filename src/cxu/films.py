@@ -253,11 +253,6 @@ def film_frame(film: Film, source: Source | None = None) -> FilmFrame:
     return FilmFrame(full_frame(max(round(height * film.aspect), 1), width), film.aspect)
 
 
-def film_points(frame: FilmFrame, points_01: FloatArray) -> FloatArray:
-    """Map the model's points [..., 2] (x, y in [0, 1] across its frame) to the film's own pixels."""
-    return frame.to_image(points_01 * MODEL_SIZE)
-
-
 def model_input(film: Film, frame: FilmFrame, size: int) -> npt.NDArray[np.float32]:
     """Return a film as the model takes it: :func:`unit_grey` drawn into the model frame, [size, size] in [0, 1].
 

@@ -30,7 +30,6 @@ from cxu import files, store
 from cxu.anatomy import ORGAN_NAMES
 from cxu.errors import OutputExistsError
 
-RECORD: Final = "cxu.json"
 INDEX: Final = "index.parquet"
 _LEDGER: Final = ".cxu"
 _FACTS: Final = b"cxu"
@@ -116,7 +115,7 @@ class MaskFolder:
         """
         if self.out.exists() and not self.out.is_dir():
             raise OutputExistsError(f"{self.out} is a file: choose another --out")
-        held = self._held()
+        held = files.read_record(self.out)
         is_same = held is not None and held.get("identity") == record["identity"]
         if overwrite:
             self.clear()
@@ -126,17 +125,7 @@ class MaskFolder:
         for folder in (self.out, self._ledger):
             _remove_leftovers(folder)
         if overwrite or not is_same:
-            files.write_json(self.out / RECORD, record)
-
-    def _held(self) -> dict[str, Any] | None:
-        """Return the record there is, empty where it is damaged."""
-        try:
-            held = json.loads((self.out / RECORD).read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            return {}
-        return held if isinstance(held, dict) else {}
+            files.write_json(self.out / files.RECORD, record)
 
     def _refuse(self, held: Mapping[str, Any] | None, record: Mapping[str, Any]) -> None:
         if held is not None:
@@ -178,7 +167,7 @@ class MaskFolder:
         with suppress(OSError):
             self._ledger.rmdir()
         # the record last: until then the folder is known to be ours
-        for name in (INDEX, RECORD):
+        for name in (INDEX, files.RECORD):
             (self.out / name).unlink(missing_ok=True)
 
     def _remove(self, names: Iterable[str]) -> None:
@@ -292,7 +281,7 @@ def _files_of(lines: pa.Table) -> set[str]:
 def difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Say in what two records differ."""
     if not held:
-        return f"its {RECORD} is damaged"
+        return f"its {files.RECORD} is damaged"
     found = []
     for part in ("options", "target"):
         before = held.get(part)

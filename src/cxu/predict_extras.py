@@ -109,7 +109,7 @@ def write_extras(
         _draw_pictures(stored, folder, images, new, written, workers, progress)
     if extras.masks and stored.rows:
         _draw_masks(stored, folder.out / MASKS, written, workers, progress)
-    elif new and (folder.out / MASKS / maskfolder.RECORD).is_file():
+    elif new and (folder.out / MASKS / files.RECORD).is_file():
         written.outdated.append(folder.out / MASKS)
 
 
@@ -133,7 +133,7 @@ def _draw_pictures(
 
 def _draw_masks(stored: store.StoredTable, out: Path, written: Written, workers: int, progress: ProgressBar) -> None:
     written.masks = out
-    plan, held = plan_masks(stored, out, _MASK_OPTIONS, Target()), _read_record(out)
+    plan, held = plan_masks(stored, out, _MASK_OPTIONS, Target()), files.read_record(out)
     # where rows were added, what was drawn before them is drawn again, from the same landmarks
     is_other = held is not None and held.get("identity") != plan.record["identity"]
     with progress("drawing masks", plan.rows) as advance:
@@ -157,17 +157,6 @@ def _write_csv(stored: store.StoredTable, folder: PredictFolder) -> list[Path]:
     return paths
 
 
-def _read_record(masks: Path) -> dict[str, Any] | None:
-    """Return the record of a folder of masks, None where there is none."""
-    try:
-        held = json.loads((masks / maskfolder.RECORD).read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return {}
-    return held if isinstance(held, dict) else {}
-
-
 def _is_ours(held: dict[str, Any]) -> bool:
     """Tell whether masks were drawn as :func:`write_extras` draws them, of whatever state of the table."""
     drawn_as = {"options": asdict(_MASK_OPTIONS), "target": asdict(Target())}
@@ -182,7 +171,7 @@ def check_masks(masks: Path) -> None:
     OutputExistsError
         Where it is one.
     """
-    held = _read_record(masks)
+    held = files.read_record(masks)
     if held is not None and not _is_ours(held):
         raise OutputExistsError(
             f"{masks} holds the masks of another command: move them away, or leave --masks out and draw with "
@@ -192,7 +181,7 @@ def check_masks(masks: Path) -> None:
 
 def clear_masks(masks: Path) -> None:
     """Remove the masks that predict drew; what others drew stays."""
-    held = _read_record(masks)
+    held = files.read_record(masks)
     if held is not None and _is_ours(held):
         maskfolder.MaskFolder(masks).clear()
 

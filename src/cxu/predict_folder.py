@@ -29,12 +29,10 @@ from cxu import files, store, table
 from cxu.catalog import strip_image_suffix
 from cxu.errors import ImageError, OutputExistsError, UsageError
 from cxu.image_listing import ImageFile
-from cxu.predict_plan import PlannedImage
+from cxu.predict_plan import PREDICTIONS, PlannedImage
 
 logger = logging.getLogger(__name__)
 
-PREDICTIONS: Final = "predictions.parquet"
-RECORD: Final = "cxu.json"
 CSV: Final = "predictions.csv"
 _LEDGER: Final = ".cxu"
 _STAMPS: Final = "files.parquet"
@@ -98,11 +96,11 @@ class PredictFolder:
         """
         if self.out.exists() and not self.out.is_dir():
             raise OutputExistsError(f"{self.out} is a file: choose another --out")
-        held = self._held()
+        held = files.read_record(self.out)
         if held is None and self.path.exists():
             raise OutputExistsError(
-                f"{self.path} is there without the {RECORD} that says how it was made, so it is not touched: move it "
-                "away, or choose another --out"
+                f"{self.path} is there without the {files.RECORD} that says how it was made, so it is not touched: "
+                "move it away, or choose another --out"
             )
         if overwrite and held is not None:
             self._refuse_command(held)
@@ -115,7 +113,7 @@ class PredictFolder:
         for folder in (self.out, self._ledger):
             files.remove_temporaries(folder)
         if overwrite or held is None:
-            files.write_json(self.out / RECORD, record)
+            files.write_json(self.out / files.RECORD, record)
         self._drop_joined()
         for path in self._tables():
             self._hashes |= dict(self._keys_of(path))
@@ -135,22 +133,12 @@ class PredictFolder:
             if any(key in joined for key, _ in self._keys_of(path)):
                 path.unlink()
 
-    def _held(self) -> dict[str, Any] | None:
-        """Return the record there is, empty where it is damaged."""
-        try:
-            held = json.loads((self.out / RECORD).read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            return {}
-        return held if isinstance(held, dict) else {}
-
     def _clear(self) -> None:
         """Remove the pictures, the CSV, the table, the parts and, last, the record."""
         for path in self._tables():
             for key, _ in self._keys_of(path):
                 self.overlay_path(key).unlink(missing_ok=True)
-        for path in [*self.csv_paths(), *self._parts(), self._ledger / _STAMPS, self.path, self.out / RECORD]:
+        for path in [*self.csv_paths(), *self._parts(), self._ledger / _STAMPS, self.path, self.out / files.RECORD]:
             path.unlink(missing_ok=True)
 
     def csv_paths(self) -> list[Path]:
@@ -286,7 +274,7 @@ def _hash(file: ImageFile) -> str | None:
 def difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Say in what two records differ."""
     if not held:
-        return f"its {RECORD} is damaged"
+        return f"its {files.RECORD} is damaged"
     if held.get("command") != "predict":
         return f"it was made by cxu {held.get('command')}"
     before = held.get("made_with") or {}

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from cxu import files
 from cxu.catalog import IMAGE_SUFFIXES, SOURCES, Source, source_or_custom
 from cxu.errors import DuplicateIdError, ImageError, MissingInputError
 from cxu.image_listing import LIST_SUFFIXES, ZIP_SUFFIX, ImageFile, list_files, spec_texts
 
 LOCAL_SOURCE: Final = "local"
+PREDICTIONS: Final = "predictions.parquet"
 _DICOM_MARK: Final = slice(128, 132)
-# what the folders hold that predict and rasterize write
-_RECORD: Final = "cxu.json"
-_PREDICTIONS: Final = "predictions.parquet"
 _RESULT_FOLDERS: Final = ("overlays", "masks")
 
 
@@ -102,9 +101,9 @@ def _kind(file: ImageFile) -> Literal["image", "other", "own", "unusable"]:
 @functools.lru_cache(maxsize=1 << 16)
 def _holds_results(folder: Path, root: Path) -> bool:
     """Tell whether a folder below ``root`` holds masks that cxu drew, or pictures of its predictions."""
-    if folder.name in _RESULT_FOLDERS and (folder.parent / _PREDICTIONS).is_file():
+    if folder.name in _RESULT_FOLDERS and (folder.parent / PREDICTIONS).is_file():
         return True
-    if (folder / _RECORD).is_file() and not (folder / _PREDICTIONS).is_file():
+    if (folder / files.RECORD).is_file() and not (folder / PREDICTIONS).is_file():
         return True
     return folder not in (root, folder.parent) and _holds_results(folder.parent, root)
 
