@@ -1,5 +1,6 @@
 """``cxu ls`` and ``cxu info`` as they are typed."""
 
+import hashlib
 import json
 import os
 import re
@@ -16,7 +17,9 @@ from cxu import store, table
 from cxu.anatomy import N_NODES
 from cxu.cli import app
 from cxu.files import TEMP_PREFIX
+from cxu.model.weights import bundled_path, bundled_variants, save_weights
 from cxu.store import Home, Part, SourceFile, SourceListing
+from predict_helpers import tiny_model, write_weights
 
 PAGE = Path(__file__).parents[1] / "docs" / "commands" / "info.md"
 SAMPLE = package_files("cxu") / "data" / "sample_synthetic.csv"
@@ -274,3 +277,98 @@ def test_info_asks_for_the_frame(cxu, put):
     put(rows_of("mimic", [2], frame="image"), frame="image")
     assert "choose with --frame" in cxu("info", "mimic", exit_code=2).stderr
     assert json.loads(cxu("info", "mimic", "--frame", "image", "--json").stdout)["rows"] == 1
+
+
+# --- info --model ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--model"], ["--model", "bundled"], ["--model", "bundled:igsc"], ["--model=bundled"]]
+)
+def test_info_shows_the_bundled_model(cxu, offline, arguments):
+    lines = lines_of(cxu("info", *arguments))
+    shown = dict(re.split(r"  +", line, maxsplit=1) for line in lines[: lines.index("")])
+    digest = hashlib.sha256(bundled_path().read_bytes()).hexdigest()
+    assert shown["network"].startswith("igsc: ")
+    assert (shown["model_id"], shown["file"]) == (digest, str(bundled_path()))
+    assert "research and education only; not a medical device" in shown["terms"]
+    assert "(docs/model.md)" in shown["terms"]
+    assert "Images of its training data, by split" in lines
+    assert any(line.startswith("Measured on the ") for line in lines)
+
+
+def test_info_shows_every_bundled_model(cxu, offline):
+    assert bundled_variants()[0] == "igsc"
+    for variant in bundled_variants():
+        assert f"network     {variant}: " in cxu("info", "--model", f"bundled:{variant}").stdout
+
+
+def test_info_of_a_model_as_json(cxu, offline):
+    bare = json.loads(cxu("info", "--json", "--model").stdout)
+    assert bare == json.loads(cxu("info", "--model", "--json").stdout)
+    assert bare == json.loads(cxu("info", "--model", "bundled", "--json").stdout)
+    assert bare["metadata"]["recipe"] == bare["recipe"]
+
+
+def test_info_of_a_model_prefers_the_test_part(cxu, tmp_path):
+    scores = {"validation": {"all": {"images": 3, "mse_px2": 1.0}}, "test": {"JSRT": {"images": 2, "pearson": 0.25}}}
+    content = {"steps": "1", "recipe": '{"start": "/a/first.safetensors"}', "scores": json.dumps(scores)}
+    save_weights(tiny_model(use_skip=False), tmp_path / "net.safetensors", content)
+    result = cxu("info", "--model", tmp_path / "net.safetensors")
+    assert lines_of(result)[-3:] == [
+        "Measured on the test part, px of the 1024 model frame",
+        "data set  images  Pearson",
+        "JSRT           2     0.25",
+    ]
+    assert "network     no-skip: HybridGNet without skip connections" in lines_of(result)
+    assert "training    1 step, from first.safetensors" in lines_of(result)
+    assert "docs/model.md" not in result.stdout
+
+
+def test_info_of_a_model_leaves_out_what_the_file_does_not_know(cxu, tmp_path):
+    lines = lines_of(cxu("info", "--model", write_weights(tmp_path / "net.safetensors")))
+    assert [line.split()[0] for line in lines] == [
+        *("network", "input", "latents", "parameters", "refinement", "spread", "file", "size", "model_id", "terms")
+    ]
+
+
+def test_info_of_a_model_obeys_no_text_of_a_foreign_file(cxu, tmp_path):
+    content = {"terms": "\x1b[31m[red]mine", "status": "a\nb", "data": '{"images": {"\\ud800": {"\\u0007": 3}}}'}
+    save_weights(tiny_model(), tmp_path / "net.safetensors", content)
+    result = cxu("info", "--model", tmp_path / "net.safetensors")
+    assert "terms       \N{REPLACEMENT CHARACTER}[31m[red]mine" in lines_of(result)
+    assert "status      a\N{REPLACEMENT CHARACTER}b" in lines_of(result)
+    assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (("mimic", "--model"), 2, "--model bundled describes a network, the table mimic asks for a table"),
+        (("--model", "bundled", "mimic"), 2, "the table mimic"),
+        (("--model", "--", "mimic"), 2, "the table mimic"),
+        (("--model", "--frame", "image"), 2, "--frame image"),
+        (("--model", "bundled:foo"), 2, "weights bundled:foo: no such variant ships with cxu; expected one of: "),
+        (("--model", "bundled:"), 2, "expected one of: bundled:igsc"),
+        (("--model", "nowhere.safetensors"), 2, "no such file or folder"),
+        (("--model", "torn.safetensors"), 1, "truncated, damaged"),
+    ],
+    ids=str,
+)
+def test_info_of_a_model_that_cannot_be_shown(tmp_path, monkeypatch, offline, arguments, exit_code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "torn.safetensors").write_bytes(bundled_path().read_bytes()[:3000])
+    result = CliRunner().invoke(app, ["info", *arguments])
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    assert message in result.stderr
+
+
+def test_the_page_shows_what_info_says_of_a_model(cxu, offline):
+    shown = PAGE.read_text("utf-8").split("cxu info --model\n\n```text\n")[1].split("```")[0]
+    titles = {line.split("  ")[0] for line in lines_of(cxu("info", "--model"))}
+    assert {"network", "model_id", "terms"} <= {line.split("  ")[0] for line in shown.splitlines()} & titles

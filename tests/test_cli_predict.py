@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from cxu import store, table
 from cxu.cli import app
-from cxu.model.weights import bundled_path
+from cxu.model.weights import bundled_path, bundled_variants
 from cxu.shape import load_shape_model, sample_shapes
 from hub_server import HubServer
 from predict_helpers import film_pixels, tiny_model, write_film, write_weights
@@ -55,6 +55,8 @@ def test_a_single_image_prints_its_organs(here):
     assert lines[5] == f"image score {row['mean_sigma_model_px']:.2f} px"
     assert lines[6] == "table: cxu-data/predictions/predictions.parquet (1 row)"
     assert "1 image to cxu-data/predictions · weights" in done.stderr
+    assert f"64 px, {row['model_id'][:12]})" in done.stderr
+    assert "research and education only; not a medical device\n" in done.stderr
     sigma = row["sigma_model_px"][94:]
     _, mean, worst, node = lines[4].split()
     assert (mean, worst) == (f"{np.mean(sigma):.2f}", f"{max(sigma):.2f}")
@@ -205,6 +207,19 @@ def test_the_bundled_weights_need_no_network(here, monkeypatch):
     landmarks = np.reshape(row["landmarks_xy"], (120, 2))
     drawn = sample_shapes(load_shape_model(), 1, np.random.default_rng(0))[0] / 4
     assert np.linalg.norm(landmarks - drawn, axis=1).mean() < 25.6
+
+
+def test_a_bundled_variant_is_taken_by_name(here):
+    write_film(here / "image.png", size=256)
+    variant = bundled_variants()[-1]
+    done = cxu("predict", "image.png", "--weights", f"bundled:{variant}", "--samples", 2)
+    assert done.exit_code == 0, done.stderr
+    (row,) = rows_in("cxu-data/predictions")
+    assert row["model_id"] == hashlib.sha256(bundled_path(variant).read_bytes()).hexdigest()
+    assert f"weights bundled:{variant} (" in done.stderr
+    unknown = cxu("predict", "image.png", "--weights", "bundled:foo")
+    assert unknown.exit_code == 2
+    assert f"expected one of: bundled:{bundled_variants()[0]}" in unknown.stderr
 
 
 def test_bundled_weights_that_are_missing(here, monkeypatch):

@@ -1,5 +1,6 @@
 """The network against the reference outputs, and map sampling against a plain transcription."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,9 @@ def test_statistics_of_400_draws_agree_within_sampling_error(reference, map_samp
         mean, std = reference[f"mean400_{map_sampling}{image}"], reference[f"std400_{map_sampling}{image}"]
         ours, spread = points[image].mean(0), points[image].std(0, correction=0)
         z_scores = (ours - mean) / torch.sqrt((spread**2 + std**2) / 400)
-        assert z_scores.square().mean().sqrt() < 1.6
+        # nodes move together, so this is a mean of few independent squares; and rounding, which differs between
+        # machines, draws the adaptive samples anew
+        assert z_scores.square().mean().sqrt() < 2.2
         # a standard deviation of 400 draws has an error of 3.5 %, the ratio of two of 5 %
         assert 0.9 < (spread / std).median() < 1.1
         assert ((spread / std - 1).abs() < 0.25).float().mean() > 0.98
@@ -133,16 +136,119 @@ def test_sampling_takes_each_image_s_own_map():
     assert sampled.unique(dim=1).flatten().tolist() == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("use_skip", [True, False])
+@pytest.mark.parametrize(
+    "parts",
+    [{"use_skip": True}, {"use_skip": False}, {"refine": True, "spread": True}, {"use_skip": False, "spread": True}],
+)
 @torch.inference_mode()
-def test_an_image_does_not_depend_on_its_neighbours(use_skip):
+def test_an_image_does_not_depend_on_its_neighbours(parts):
     torch.manual_seed(0)
-    model = HybridGNet(ModelConfig(64, use_skip)).eval()
+    model = trained_a_little(HybridGNet(ModelConfig(64, **parts)).eval())
     images, latents = torch.rand(8, 1, 64, 64), torch.randn(8, 5, 64)
-    whole = model.decode(model.encode(images), latents).points
+    whole = model.decode(model.encode(images), latents)
     for first, stop in ((0, 1), (1, 4), (4, 8)):
-        part = model.decode(model.encode(images[first:stop]), latents[first:stop]).points
-        torch.testing.assert_close(part, whole[first:stop], atol=1e-5, rtol=0)
+        part = model.decode(model.encode(images[first:stop]), latents[first:stop])
+        torch.testing.assert_close(part.points, whole.points[first:stop], atol=1e-5, rtol=0)
+        if whole.spread is not None:
+            torch.testing.assert_close(part.spread, whole.spread[first:stop], atol=1e-5, rtol=0)
+
+
+def trained_a_little(model):
+    """Give what starts at zero another value: a new refinement moves nothing, a new spread is the same everywhere."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "graphConv_out.lins" in name:
+                nn.init.normal_(weight, std=0.02)
+    return model
+
+
+def test_a_new_refinement_moves_nothing():
+    models = []
+    for refine in (False, True):
+        torch.manual_seed(4)
+        models.append(HybridGNet(ModelConfig(64, refine=refine)))
+    images, latents = torch.rand(2, 1, 64, 64), torch.randn(2, 3, 64)
+    plain, refined = (model.decode(model.encode(images), latents) for model in models)
+    assert plain.drafts == ()
+    assert [draft.shape for draft in refined.drafts] == [(2, 3, 120, 2)] * 2
+    for positions in (refined.points, *refined.drafts):
+        torch.testing.assert_close(positions, plain.points, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_a_refinement_sees_the_finer_maps():
+    torch.manual_seed(4)
+    model = trained_a_little(HybridGNet(ModelConfig(64, refine=True)))
+    encoding, latents = model.encode(torch.rand(2, 1, 64, 64)), torch.randn(2, 3, 64)
+    assert (encoding.conv4.shape, encoding.conv3.shape) == ((2, 64, 8, 8), (2, 32, 16, 16))
+    first, second = model.decode(encoding, latents).drafts
+    assert not torch.equal(first, second)
+    blind = model.decode(encoding._replace(conv4=torch.zeros_like(encoding.conv4)), latents)
+    assert torch.equal(blind.drafts[0], first)
+    assert not torch.equal(blind.drafts[1], second)
+    blind = model.decode(encoding._replace(conv3=torch.zeros_like(encoding.conv3)), latents)
+    assert torch.equal(blind.drafts[1], second)
+    assert not torch.equal(blind.points, model.decode(encoding, latents).points)
+
+
+def test_gradients_reach_a_new_refinement_and_soon_all_of_it():
+    torch.manual_seed(4)
+    model = HybridGNet(ModelConfig(64, refine=True))
+    images = torch.rand(2, 1, 64, 64)
+
+    def moved():
+        model.zero_grad()
+        (model(images).points - 0.5).square().sum().backward()
+        return {
+            name for name, weight in model.named_parameters() if name.startswith("refine_") and weight.grad.abs().max()
+        }
+
+    outs = {f"refine_{index}.graphConv_out.lins.0.weight" for index in (1, 2)}
+    assert moved() == outs
+    trained_a_little(model)
+    assert moved() == {name for name, _ in model.named_parameters() if name.startswith("refine_")}
+
+
+def test_refinement_without_skip_connections_is_refused():
+    with pytest.raises(ValueError, match="needs skip connections"):
+        ModelConfig(64, use_skip=False, refine=True)
+
+
+@torch.inference_mode()
+def test_a_new_network_expects_twelve_pixels_everywhere():
+    model = HybridGNet(ModelConfig(64, spread=True))
+    encoding, latents = model.encode(torch.rand(2, 1, 64, 64)), torch.randn(2, 3, 64)
+    torch.testing.assert_close(
+        model.decode(encoding, latents, spread=True).spread, torch.full((2, 3, 120, 2), 12 / 1024)
+    )
+    assert model.decode(encoding, latents).spread is None
+    assert HybridGNet(ModelConfig(64))(torch.rand(1, 1, 64, 64)).spread is None
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(-100.0, 0.25 / 1024), (math.log(0.1), 0.1), (100.0, 0.5)])
+@torch.inference_mode()
+def test_the_spread_stays_within_its_range(bias, expected):
+    model = HybridGNet(ModelConfig(64, spread=True))
+    model.spread.exit.bias.fill_(bias)
+    torch.testing.assert_close(model(torch.rand(1, 1, 64, 64)).spread, torch.full((1, 1, 120, 2), expected))
+
+
+@pytest.mark.parametrize("parts", [{"refine": True}, {}, {"use_skip": False}])
+def test_the_spread_only_looks_on(parts):
+    torch.manual_seed(0)
+    model = HybridGNet(ModelConfig(64, spread=True, **parts))
+    torch.nn.init.normal_(model.spread.exit.weight)
+    model(torch.rand(2, 1, 64, 64)).spread.log().sum().backward()
+    moved = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.abs().max()}
+    assert moved == {name for name, _ in model.named_parameters() if name.startswith("spread.")}
+
+
+def test_a_network_s_error_factor_is_its_own():
+    first, second = (HybridGNet(ModelConfig(64, spread=True)) for _ in range(2))
+    before = first.spread.error_factor.clone()
+    second.load_state_dict({**second.state_dict(), "spread.error_factor": torch.zeros(240, 240)})
+    assert torch.equal(first.spread.error_factor, before)
+    assert torch.equal(HybridGNet(ModelConfig(64, spread=True)).spread.error_factor, before)
 
 
 def test_gradients_reach_every_weight():
@@ -244,7 +350,7 @@ def test_an_even_image_is_normalised_to_the_bias():
 def test_an_even_image_gives_finite_numbers(grey):
     torch.manual_seed(0)
     encoding = HybridGNet(ModelConfig(64)).encode(torch.full((1, 1, 64, 64), grey))
-    assert all(part.isfinite().all() for part in encoding)
+    assert all(part.isfinite().all() for part in encoding if part is not None)
 
 
 def test_sums_over_large_maps_keep_their_digits():
@@ -256,22 +362,44 @@ def test_sums_over_large_maps_keep_their_digits():
     assert (found - expected).abs().max() < 5e-4  # plain sums are off by ten times that
 
 
-def bf16_case():
+@pytest.mark.parametrize(("channels_in", "channels_out", "side"), [(1, 8, 64), (16, 16, 32), (32, 64, 16)])
+@pytest.mark.parametrize("pool", [False, True])
+def test_block_in_training_under_autocast_is_near_float32(channels_in, channels_out, side, pool):
+    _, block = blocks(channels_in, channels_out)
+    maps = torch.rand(3, channels_in, side, side, requires_grad=True)
+    exact = block(maps, pool=pool)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = block(maps, pool=pool)
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded.float() - exact).abs().mean() < 0.02 * exact.std()
+    towards = torch.randn(exact.shape)
+    (maps_exact, *exact), (maps_rounded, *rounded) = (
+        torch.autograd.grad((result.float() * towards).sum(), [maps, *block.parameters()])
+        for result in (exact, rounded)
+    )
+    weights_exact, weights_rounded = (torch.cat([part.flatten() for part in parts]) for parts in (exact, rounded))
+    assert functional.cosine_similarity(weights_exact, weights_rounded, dim=0) > 0.99
+    # a rounded value may lie on the other side of a ReLU, or win a pool
+    assert functional.cosine_similarity(maps_exact.flatten(), maps_rounded.flatten(), dim=0) > 0.98
+
+
+def bf16_case(**parts):
     torch.manual_seed(0)
-    return HybridGNet(ModelConfig(64)).eval(), torch.rand(2, 1, 64, 64)
+    return HybridGNet(ModelConfig(64, **parts)).eval(), torch.rand(2, 1, 64, 64)
 
 
-@torch.inference_mode()
-def test_bf16_is_near_float32_and_hands_on_float32():
-    model, images = bf16_case()
-    exact, rounded = model.encode(images), model.encode(images, "bf16")
+@pytest.mark.parametrize("autograd", [False, True])
+def test_bf16_is_near_float32_and_hands_on_float32(autograd):
+    model, images = bf16_case(refine=True)
+    with torch.set_grad_enabled(autograd):
+        exact, rounded = model.encode(images), model.encode(images, "bf16")
     for before, after in zip(exact, rounded, strict=True):
         assert after.dtype == torch.float32
         assert 0 < (after - before).abs().mean() < 0.1 * before.std()
 
 
 def test_bf16_reaches_the_convolutions_with_and_without_autograd():
-    model, images = bf16_case()
+    model, images = bf16_case(refine=True)
     with_autograd = model.encode(images, "bf16")
     with torch.no_grad():
         without = model.encode(images, "bf16")

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from builders import join_numbers, published_csv, published_row
+from builders import N_MIMIC_ROWS as N_ROWS
+from builders import mimic_csv
 from cxu.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG
-from cxu.shape import load_shape_model, sample_rca, sample_shapes, sample_sigmas
 from hub_server import HubServer
 
 MAIN_JOB = """\
@@ -25,33 +25,6 @@ cxu fetch mimic
 cxu filter --max-std 5
 cxu rasterize --out masks/
 """
-N_ROWS = 24
-
-
-def dicom_id(index):
-    digits = f"{index + 0x2A2277A9:08x}"
-    return "-".join([digits, digits[::-1], *[f"{index * 7919 + part:08x}" for part in range(3)]])
-
-
-def mimic_csv(seed=4):
-    """Return a table as MIMIC's is published in Preprocessed: made up, and like a real one in what is certain."""
-    rng = np.random.default_rng(seed)
-    shapes = np.rint(sample_shapes(load_shape_model(), N_ROWS, rng))
-    sigmas = sample_sigmas(N_ROWS, rng)
-    rca = sample_rca(sigmas.mean(axis=2), rng)
-    rows = [
-        published_row(
-            dicom_id(index),
-            **{
-                "Landmarks (Mean)": join_numbers(shapes[index]),
-                "Landmarks (Std)": join_numbers(sigmas[index], 2),
-                "Dice RCA (Mean)": f"{rca[index, 0]:.4f}",
-                "Dice RCA (Max)": f"{rca[index, 1]:.4f}",
-            },
-        )
-        for index in range(N_ROWS)
-    ]
-    return published_csv(rows, rename={"Image Index": "dicom_id"})
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,18 @@
 """The landmark graph as dense constants."""
 
+import math
+
 import pytest
 import torch
 
-from cxu.model.graph import COARSE_RINGS, FINE_RINGS, chebyshev_stack, ring_laplacian, unpool_matrix
+from cxu.model.graph import (
+    COARSE_RINGS,
+    FINE_RINGS,
+    chebyshev_stack,
+    error_factor,
+    ring_laplacian,
+    unpool_matrix,
+)
 
 
 def test_rings_are_those_of_the_anatomy():
@@ -43,9 +52,31 @@ def test_unpool_copies_even_nodes_and_averages_odd_ones_within_a_ring():
     assert fine[119] == (59 + 47) / 2
 
 
+def test_errors_correlate_with_neighbours_of_the_same_organ_and_coordinate_only():
+    correlation = error_factor() @ error_factor().T
+    torch.testing.assert_close(correlation.diagonal(), torch.ones(240))
+    torch.testing.assert_close(correlation, correlation.T)
+    by_node = correlation.view(120, 2, 120, 2)
+    assert (by_node[:, 0, :, 1] == 0).all()
+    assert torch.equal(by_node[:, 0, :, 0], by_node[:, 1, :, 1])
+    organ = torch.repeat_interleave(torch.arange(3), torch.tensor(FINE_RINGS))
+    apart = organ[:, None] != organ
+    assert (by_node[:, 0, :, 0][apart] == 0).all()
+    assert (by_node[:, 0, :, 0][~apart] > 0).all()
+
+
+def test_correlation_of_errors_falls_along_the_ring_and_closes_it():
+    correlation = (error_factor() @ error_factor().T)[::2, ::2]
+    for first, length in ((0, 44), (44, 50), (94, 26)):
+        for distance in (1, 3, 6):
+            expected = pytest.approx(math.exp(-(distance**2) / 18), abs=1e-3)
+            assert correlation[first + 10, first + 10 + distance].item() == expected
+            assert correlation[first, first + length - distance].item() == expected
+
+
 def test_constants_made_within_inference_mode_serve_training():
-    for make in (ring_laplacian, chebyshev_stack, unpool_matrix):
+    for make in (ring_laplacian, chebyshev_stack, unpool_matrix, error_factor):
         make.cache_clear()
     with torch.inference_mode():
-        constants = [ring_laplacian(FINE_RINGS), chebyshev_stack(FINE_RINGS, 6), unpool_matrix()]
+        constants = [ring_laplacian(FINE_RINGS), chebyshev_stack(FINE_RINGS, 6), unpool_matrix(), error_factor()]
     assert not any(constant.is_inference() for constant in constants)

@@ -1,17 +1,33 @@
 """Landmarks and uncertainty from samples."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from cxu.model.graph import error_factor
 from cxu.model.hybridgnet import Encoding, HybridGNet, ModelConfig
-from cxu.model.sampling import draw_latents, full_float32, image_seed, sample_landmarks
+from cxu.model.sampling import draw_errors, draw_latents, full_float32, image_seed, sample_landmarks
+
+
+@pytest.fixture(scope="module", params=[{}, {"refine": True, "spread": True}], ids=["plain", "refined"])
+def model(request):
+    torch.manual_seed(0)
+    return HybridGNet(ModelConfig(64, **request.param)).eval()
 
 
 @pytest.fixture(scope="module")
-def model():
+def spreading():
+    """A network that states another spread at every node, and decodes that are all the same."""
     torch.manual_seed(0)
-    return HybridGNet(ModelConfig(64)).eval()
+    model = HybridGNet(ModelConfig(64, spread=True)).eval()
+    with torch.no_grad():
+        torch.nn.init.normal_(model.spread.exit.weight, std=0.3)
+        torch.nn.init.normal_(model.spread.node)
+        model.encoder.fc_logvar.weight.zero_()
+        model.encoder.fc_logvar.bias.fill_(-60)
+    return model
 
 
 def images_and_seeds(n):
@@ -54,6 +70,49 @@ def test_mean_and_std_are_those_of_the_kept_samples(model):
 def test_one_sample_has_no_spread(model):
     images, seeds = images_and_seeds(1)
     assert sample_landmarks(model, images, seeds, n_samples=1).std.abs().max() == 0
+
+
+@pytest.mark.parametrize("n_samples", [2, 50])
+def test_samples_are_as_far_apart_as_the_spread_says(spreading, n_samples):
+    images, seeds = images_and_seeds(2)
+    with torch.inference_mode():
+        stated = spreading(images).spread[:, 0]
+    assert stated.max() > 1.5 * stated.min()
+    assert not torch.equal(stated[0], stated[1])
+    found = sample_landmarks(spreading, images, seeds, n_samples=n_samples)
+    # the decodes are all the same here, so nothing else widens the samples
+    torch.testing.assert_close(found.std, stated, atol=1e-6, rtol=1e-3)
+
+
+def test_what_widens_the_samples_leaves_their_mean():
+    spread = 0.01 + torch.rand(2, 120, 2)
+    errors = draw_errors(spread, error_factor(), [1, 2], 7)
+    torch.testing.assert_close(errors.mean(dim=1), torch.zeros(2, 120, 2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(errors.std(dim=1, correction=0), spread)
+    assert not torch.equal(errors[0] / spread[0], errors[1] / spread[1])
+
+
+def test_neighbours_go_together_and_x_and_y_do_not():
+    errors = draw_errors(torch.full((1, 120, 2), 0.01), error_factor(), [5], 20_000)[0]
+    x, y = np.corrcoef(errors[:, :, 0].T), np.corrcoef(errors[:, :, 1].T)
+    for found in (x, y):
+        assert found[3, 4] == pytest.approx(math.exp(-1 / 18), abs=0.01)
+        assert found[44, 93] == pytest.approx(math.exp(-1 / 18), abs=0.01)
+        assert abs(found[43, 44]) < 0.04
+    between = np.corrcoef(errors[:, :, 0].T, errors[:, :, 1].T)[:120, 120:]
+    assert np.abs(between).max() < 0.04
+
+
+def test_a_spread_draws_the_same_latents_and_the_same_decodes():
+    torch.manual_seed(0)
+    plain = HybridGNet(ModelConfig(64)).eval()
+    widened = HybridGNet(ModelConfig(64, spread=True)).eval()
+    widened.load_state_dict(plain.state_dict(), strict=False)
+    images, seeds = images_and_seeds(2)
+    without, having = (sample_landmarks(model, images, seeds, n_samples=9) for model in (plain, widened))
+    assert torch.equal(without.mu, having.mu)
+    torch.testing.assert_close(having.mean, without.mean, atol=1e-6, rtol=0)
+    assert not torch.equal(having.std, without.std)
 
 
 def test_latents_have_the_mean_and_spread_of_the_encoding():

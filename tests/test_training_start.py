@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxu.errors import MissingInputError, UsageError
-from cxu.model.hybridgnet import HybridGNet, ModelConfig
+from cxu.model.hybridgnet import ModelConfig
 from cxu.model.weights import save_weights
 from cxu.training import TrainOptions
 from cxu.training.start import first_model, resize_latent_layer
@@ -46,11 +46,56 @@ def test_weights_of_another_size_carry_over(tmp_path):
             assert torch.equal(large[name], tensor)
 
 
-@pytest.mark.parametrize("changes", [{"variant": "no-skip"}, {"latents": 16}])
-def test_weights_of_another_kind_are_refused(tmp_path, changes):
-    save_weights(HybridGNet(ModelConfig(64, latents=8)), tmp_path / "w.safetensors", {})
-    with pytest.raises(UsageError, match="igsc with 8 latents; the run asks for"):
-        first_model(options(start=str(tmp_path / "w.safetensors"), **changes))
+def saved(path, **changes):
+    """Return a trained network's file: no tensor is as a new network has it."""
+    model = first_model(options(seed=3, **changes))
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.add_(0.01 * torch.randn_like(tensor))
+    save_weights(model, path, {})
+    return model.state_dict()
+
+
+def test_further_parts_join_trained_weights(tmp_path):
+    path = tmp_path / "w.safetensors"
+    small = saved(path)
+    changes = {"size": 128, "refine": True, "spread": True}
+    new, started = first_model(options(**changes)), first_model(options(**changes, start=str(path)))
+    assert started.config == ModelConfig(128, latents=8, refine=True, spread=True)
+    for name, tensor in started.state_dict().items():
+        if name.startswith(("refine_", "spread.")):
+            assert torch.equal(tensor, new.state_dict()[name])
+        elif name not in ("encoder.fc_mu.weight", "encoder.fc_logvar.weight"):
+            assert torch.equal(tensor, small[name])
+
+
+def test_further_parts_are_taken_over_too(tmp_path):
+    path = tmp_path / "w.safetensors"
+    small = saved(path, refine=True, spread=True)
+    started = first_model(options(refine=True, spread=True, start=str(path))).state_dict()
+    assert all(torch.equal(tensor, small[name]) for name, tensor in started.items())
+    # and left behind where the run has none
+    plain = first_model(options(start=str(path))).state_dict()
+    assert all(torch.equal(tensor, small[name]) for name, tensor in plain.items())
+
+
+@pytest.mark.parametrize(("before", "after"), [("igsc", "no-skip"), ("no-skip", "igsc")])
+def test_the_other_variant_keeps_the_layers_of_the_same_shape_whole(tmp_path, before, after):
+    path = tmp_path / "w.safetensors"
+    theirs = saved(path, variant=before)
+    new = first_model(options(variant=after)).state_dict()
+    started = first_model(options(variant=after, start=str(path)))
+    assert started.config.use_skip == (after == "igsc")
+    for name, tensor in started.state_dict().items():
+        # these take what the skip connections add; biases go with their layer
+        is_new = name.startswith(("graphConv_up4.", "graphConv_up2.", "SC_"))
+        assert torch.equal(tensor, (new if is_new else theirs)[name]), name
+
+
+def test_weights_of_another_latent_size_are_refused(tmp_path):
+    saved(tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match=r"w\.safetensors have 8 latents; the run asks for 16"):
+        first_model(options(start=str(tmp_path / "w.safetensors"), latents=16))
 
 
 def test_missing_weights_are_named(tmp_path):

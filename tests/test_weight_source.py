@@ -20,7 +20,7 @@ from cxu.errors import (
 )
 from cxu.model.hybridgnet import HybridGNet, ModelConfig
 from cxu.model.weight_source import find_weights, load
-from cxu.model.weights import save_weights
+from cxu.model.weights import bundled_path, bundled_variants, save_weights
 from hub_server import HubServer
 
 REPO = "ann/nets"
@@ -387,3 +387,46 @@ def test_bundled_weights_are_found_without_the_hub(server):
     found = find_weights("bundled")
     assert (found.path.suffix, found.origin, found.repo) == (".safetensors", "bundled", None)
     assert server.requests == []
+
+
+def test_bundled_variants_are_found_by_name(server):
+    assert find_weights("bundled").path == find_weights("bundled:igsc").path == bundled_path()
+    for variant in bundled_variants():
+        found = find_weights(f"bundled:{variant}")
+        assert (found.path, found.origin) == (bundled_path(variant), f"bundled:{variant}")
+    assert server.requests == []
+
+
+def test_every_bundled_variant_is_the_network_it_is_called():
+    for variant in bundled_variants():
+        assert load(f"bundled:{variant}").model.config.use_skip == (variant == "igsc")
+
+
+@pytest.mark.parametrize("variant", ["foo", "", "IGSC", "../x", "igsc:a"])
+def test_an_unknown_bundled_variant_is_answered_with_those_there_are(server, variant):
+    known = ", ".join(f"bundled:{one}" for one in bundled_variants())
+    with pytest.raises(UsageError, match=f"^weights bundled:{variant}: .*; expected one of: {known}$"):
+        find_weights(f"bundled:{variant}")
+    assert server.requests == []
+
+
+def test_variants_are_the_files_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr("cxu.model.weights.package_files", lambda name: tmp_path)
+    with pytest.raises(MissingInputError, match="missing from this installation"):
+        find_weights("bundled:no-skip")
+    (tmp_path / "bundled").mkdir()
+    for name in ("hybridgnet-no-skip.safetensors", "hybridgnet-a.safetensors", "README.md"):
+        (tmp_path / "bundled" / name).write_text("")
+    assert bundled_variants() == ("a", "no-skip")
+    with pytest.raises(MissingInputError, match="missing from this installation"):
+        find_weights("bundled")
+    (tmp_path / "bundled" / "hybridgnet-igsc.safetensors").write_text("")
+    assert bundled_variants() == ("igsc", "a", "no-skip")
+    assert find_weights("bundled:no-skip").path.name == "hybridgnet-no-skip.safetensors"
+
+
+def test_a_local_file_can_be_called_as_bundled_weights_are(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundled:x").mkdir()
+    save_weights(model, tmp_path / "bundled:x" / "model.safetensors", {})
+    assert find_weights("./bundled:x").path.name == "model.safetensors"

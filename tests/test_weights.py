@@ -3,7 +3,7 @@
 import json
 import struct
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,44 @@ def test_saved_weights_come_back(model, tmp_path):
     assert loaded.metadata["note"] == "tiny"
     assert not loaded.model.training
     assert len(loaded.model_id) == 64
+
+
+@pytest.mark.parametrize(
+    "parts", [{"refine": True, "spread": True}, {"refine": True}, {"use_skip": False, "spread": True}]
+)
+def test_further_parts_come_back(tmp_path, parts):
+    model = HybridGNet(ModelConfig(64, **parts)).eval()
+    if model.config.spread:
+        model.spread.error_factor.copy_(torch.randn(240, 240))
+    save_weights(model, tmp_path / "w.safetensors", {})
+    loaded = load_weights(tmp_path / "w.safetensors").model
+    assert loaded.config == model.config
+    assert same(model, loaded)
+    torch.save(model.state_dict(), tmp_path / "w.bin")
+    assert load_weights(tmp_path / "w.bin").model.config == replace(model.config, map_sampling="adaptive")
+
+
+@pytest.mark.parametrize(
+    ("gone", "named"),
+    [
+        (["spread.error_factor", "spread.entry.bias"], "spread.error_factor"),
+        (["spread.exit.weight"], "spread.exit.weight"),
+        (["refine_1.graphConv_in.lins.3.weight"], "refine_1.graphConv_in.lins.3.weight"),
+        (["refine_1.graphConv_out.lins.0.weight"], "refine_1.graphConv_out.lins.0.weight"),
+    ],
+)
+def test_a_further_part_that_is_not_whole_is_named(tmp_path, gone, named):
+    state = HybridGNet(ModelConfig(64, refine=True, spread=True)).state_dict()
+    torch.save({name: tensor for name, tensor in state.items() if name not in gone}, tmp_path / "w.bin")
+    with pytest.raises(FormatError, match=f"{named} is missing"):
+        load_weights(tmp_path / "w.bin")
+
+
+def test_a_file_from_before_the_further_parts_is_read(model, tmp_path):
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    content = {name: value for name, value in asdict(model.config).items() if name not in ("refine", "spread")}
+    save_file(state, tmp_path / "w.safetensors", metadata={"cxu_config": json.dumps(content)})
+    assert load_weights(tmp_path / "w.safetensors").model.config == model.config
 
 
 def test_half_precision_on_disk_is_float32_in_memory(model, tmp_path):

@@ -53,4 +53,6 @@ for name, module in (
     ("info", info),
     ("train", train),
 ):
-    app.command(name, epilog=f"Example:  {module.EXAMPLE}")(guarded(module.command))
+    app.command(name, cls=getattr(module, "Command", None), epilog=f"Example:  {module.EXAMPLE}")(
+        guarded(module.command)
+    )

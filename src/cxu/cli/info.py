@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from cxu.cli._options import FrameOption, HomeOption, JsonOption
+from cxu.cli._model import model_parts
+from cxu.cli._options import FrameOption, HomeOption, JsonOption, with_default
 from cxu.cli._output import Output, make_table, percent
 from cxu.cli._tables import announce, titled
+from cxu.errors import UsageError
 
 EXAMPLE = "cxu info mimic"
 
@@ -36,24 +39,56 @@ _BY_ROW = {
 }
 
 
+class Command(TyperCommand):
+    """``--model`` alone means ``--model bundled``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words behind ``cxu info``."""
+        return super().parse_args(ctx, with_default(args, "--model", "bundled"))
+
+
 def command(
     table: Annotated[
         str | None,
         typer.Argument(help="A selection, a source or a .parquet table.", show_default="the selection 'latest'"),
     ] = None,
     frame: FrameOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="[SPEC]",
+            help="Describe a network instead: as --weights of cxu predict; alone, that of cxu.",
+            show_default=False,
+        ),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Describe a table: rows, sources, frames, uncertainty by organ, RCA, provenance."""
+    """Describe a table: rows, sources, frames, uncertainty by organ, RCA, provenance. Or, with --model, a network."""
+    output = Output(as_json=as_json)
+    if model is not None:
+        _describe_model(output, model, table, frame)
+        return
     from cxu.info import describe_table
     from cxu.store import Home
 
-    output, store = Output(as_json=as_json), Home(home)
+    store = Home(home)
     stored = store.open(table, frame=frame)
     announce(output, store, stored)
     description = describe_table(stored)
     output.result(description, *_parts(description))
+
+
+def _describe_model(output: Output, spec: str, table: str | None, frame: str | None) -> None:
+    if table is not None or frame is not None:
+        other = f"the table {table}" if table is not None else f"--frame {frame}"
+        raise UsageError(f"--model {spec} describes a network, {other} asks for a table: give one of them")
+    from cxu.model.card import describe_model
+    from cxu.model.weight_source import load
+
+    description = describe_model(load(spec))
+    output.result(description, *model_parts(description))
 
 
 def _parts(description: dict[str, Any]) -> list[Any]:

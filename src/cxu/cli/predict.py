@@ -50,8 +50,9 @@ def command(
         str,
         typer.Option(
             "--weights",
-            metavar="bundled|PATH|HUB_ID",
-            help="The network: that of cxu, a file or folder, or a Hub model such as mcosarinsky/CheXmask-U:v1_skip.",
+            metavar="bundled[:VARIANT]|PATH|HUB_ID",
+            help="The network: that of cxu (its variants: igsc, no-skip), a file or folder, or a Hub model such as "
+            "mcosarinsky/CheXmask-U:v1_skip.",
             rich_help_panel=_WHAT,
         ),
     ] = "bundled",
@@ -149,12 +150,15 @@ def _batch_size(text: str) -> int | None:
 
 
 def _announce(output: Output, out: Path, weights: Weights, predictor: Predictor, plan: PredictPlan) -> None:
+    from cxu.model.card import TERMS
+
     config = weights.model.config
     variant = "with" if config.use_skip else "without"
     output.say(
         f"{_counted(len(plan.images), 'image')} to {out} · weights {weights.origin} ({variant} skip connections, "
         f"{config.size} px, {weights.model_id[:12]}) · {predictor.device}, {predictor.options.precision}"
     )
+    output.say(TERMS)
     if plan.own:
         output.say(f"{_counted(len(plan.own), 'file')} that cxu wrote left out")
     if plan.others:

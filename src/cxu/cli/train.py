@@ -30,6 +30,9 @@ def command(
         _DEFAULTS.size
     ),
     latents: Annotated[int, typer.Option("--latents", help="Size of the latent code.")] = _DEFAULTS.latents,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Refine positions by two further skip connections (igsc).")
+    ] = False,
     budget: Annotated[float | None, typer.Option("--budget", help="Minutes to train, over all resumes.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps to train, instead of --budget.")] = None,
     start: Annotated[
@@ -65,6 +68,12 @@ def command(
     mse_on: Annotated[
         MseOn, typer.Option("--mse-on", help="Squared errors of every training sample, or of their mean.")
     ] = _DEFAULTS.mse_on,
+    across: Annotated[
+        float, typer.Option("--across", help="Weight of squared errors across the contour.")
+    ] = _DEFAULTS.across,
+    spread: Annotated[
+        bool, typer.Option("--spread", help="Learn for each node how far from the truth it is to be expected.")
+    ] = False,
     ema: Annotated[float, typer.Option("--ema", help="Decay of the weights' moving average; 0: none.")] = _DEFAULTS.ema,
     augmentation: Annotated[
         list[str] | None,
@@ -100,6 +109,7 @@ def command(
         variant=variant,
         size=size,
         latents=latents,
+        refine=refine,
         steps=steps,
         budget_minutes=budget,
         batch_size=batch_size,
@@ -114,6 +124,8 @@ def command(
         train_samples=train_samples,
         energy=energy,
         mse_on=mse_on,
+        across=across,
+        spread=spread,
         ema=ema,
         precision=precision,
         validations=validations,

@@ -58,3 +58,23 @@ def unpool_matrix() -> Tensor:
         unpool[2 * (first + nodes) + 1, first + (nodes + 1) % length] = 0.5
         first += length
     return unpool
+
+
+@functools.cache
+@torch.inference_mode(False)
+def error_factor(reach: float = 3.0) -> Tensor:
+    """Return a factor L [240, 240] of the correlation L Lᵀ of node errors (x, y interleaved), before any was measured.
+
+    Along a ring the correlation falls as exp(−d² / 2 reach²), d in nodes; x and y, and the organs, are independent.
+    """
+    factor = torch.zeros(N_NODES, N_NODES)
+    first = 0
+    for length in FINE_RINGS:
+        nodes = torch.arange(length)
+        distance = (nodes[:, None] - nodes).abs()
+        distance = torch.minimum(distance, length - distance)
+        # a Gaussian of width reach / √2, with itself, is one of width reach
+        kernel = torch.exp(-((distance / reach) ** 2))
+        factor[first : first + length, first : first + length] = kernel / kernel.norm(dim=1, keepdim=True)
+        first += length
+    return torch.kron(factor, torch.eye(2))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, cast
 
@@ -15,14 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cxu.anatomy import N_NODES
 from cxu.frame import MODEL_SIZE
-from cxu.model.graph import COARSE_RINGS, FINE_RINGS, N_COARSE, chebyshev_stack, unpool_matrix
+from cxu.model.graph import COARSE_RINGS, FINE_RINGS, N_COARSE, chebyshev_stack, error_factor, unpool_matrix
+from cxu.model.norm import EPS, norm
 
 MapSampling = Literal["fixed", "adaptive"]
 Precision = Literal["float32", "bf16"]
 _CHANNELS: Final = (8, 16, 32, 64, 128, 128)
-_EPS: Final = 1e-5
 _MIN_SIZE: Final = 64
+_FIRST_SPREAD: Final = 12 / MODEL_SIZE  # what a network says of every node before it has learned better
+_SPREAD_RANGE: Final = (0.25 / MODEL_SIZE, 0.5)
+_SPREAD_FEATURES: Final = 48
+_MOVE_SCALE: Final = 64.0  # brings moves of some pixels to the size of the other features
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,11 @@ class ModelConfig:
         Features of a node: of the decoder's start, then after up4 to up2.
     map_sampling
         ``fixed`` takes 3 × 3 samples of a feature map; ``adaptive`` repeats the rounding noise of the published kernel.
+    refine
+        Two further skip connections, to the finer maps of blocks 4 and 3, each moving the found positions once more.
+        Not in the published network.
+    spread
+        The network also says how far it expects each node to lie from the truth. Not in the published network.
     """
 
     size: int = MODEL_SIZE
@@ -51,10 +62,14 @@ class ModelConfig:
     order: int = 6
     filters: tuple[int, int] = (16, 32)
     map_sampling: MapSampling = "fixed"
+    refine: bool = False
+    spread: bool = False
 
     def __post_init__(self) -> None:
         if self.size < _MIN_SIZE or self.size % 32:
             raise ValueError(f"input size {self.size}; expected a multiple of 32, at least {_MIN_SIZE}")
+        if self.refine and not self.use_skip:
+            raise ValueError("refinement takes features of the image along: it needs skip connections")
 
 
 class Encoding(NamedTuple):
@@ -64,14 +79,22 @@ class Encoding(NamedTuple):
     log_var: Tensor  # [B, Z]
     conv5: Tensor  # [B, C, size/16, size/16]
     conv6: Tensor  # [B, C, size/32, size/32]
+    conv4: Tensor | None = None  # [B, 64, size/8, size/8], for refinement
+    conv3: Tensor | None = None  # [B, 32, size/4, size/4], for refinement
 
 
 class Decoding(NamedTuple):
-    """Positions in [0, 1] (x, y) of each sample; ``pos1`` and ``pos2`` of the skip connections, None without them."""
+    """Positions in [0, 1] (x, y) of each sample; ``pos1`` and ``pos2`` of the skip connections, None without them.
+
+    ``drafts`` are the positions before each refinement; ``spread`` the standard deviations along x and y with which the
+    network expects the truth around ``points``, None where it does not say.
+    """
 
     points: Tensor  # [B, S, 120, 2]
     pos1: Tensor | None  # [B, S, 60, 2]
     pos2: Tensor | None  # [B, S, 120, 2]
+    drafts: tuple[Tensor, ...] = ()  # [B, S, 120, 2] each
+    spread: Tensor | None = None  # [B, S, 120, 2]
 
 
 class InstanceNorm(nn.Module):
@@ -84,12 +107,12 @@ class InstanceNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, C, H, H] → the same."""
-        return functional.instance_norm(maps.float(), weight=self.weight, bias=self.bias, eps=_EPS)
+        return functional.instance_norm(maps.float(), weight=self.weight, bias=self.bias, eps=EPS)
 
     def affine(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Return scale and shift [B, C] that do the same to maps of this mean and variance [B, C]."""
         # rounding can leave the variance of an even map a little below zero
-        scale = self.weight * torch.rsqrt(variance.clamp_min(0) + _EPS)
+        scale = self.weight * torch.rsqrt(variance.clamp_min(0) + EPS)
         return scale, self.bias - mean * scale
 
 
@@ -118,7 +141,20 @@ class ResidualBlock(nn.Module):
         """[B, C, H, H] → [B, C', H, H], or half of H behind a 2 × 2 max-pool."""
         if not torch.is_grad_enabled():
             return self._infer(maps, pool=pool)
+        if torch.is_autocast_enabled(maps.device.type):
+            return self._train_rounded(maps, pool=pool)
         summed = functional.relu(self.block(maps) + self.skip(maps))
+        return functional.max_pool2d(summed, 2) if pool else summed
+
+    def _train_rounded(self, maps: Tensor, *, pool: bool) -> Tensor:
+        norm_in, _, conv_in, norm_mid, _, conv_out = cast(_BlockLayers, tuple(self.block))
+        maps = maps.to(torch.get_autocast_dtype(maps.device.type))
+        inner = conv_in(norm(maps, norm_in.weight, norm_in.bias, relu=True))
+        outer = conv_out(norm(inner, norm_mid.weight, norm_mid.bias, relu=True))
+        if len(self.skip):
+            project, norm_skip = cast(tuple[nn.Conv2d, InstanceNorm], tuple(self.skip))
+            maps = norm(project(maps), norm_skip.weight, norm_skip.bias, relu=False)
+        summed = functional.relu(outer + maps)
         return functional.max_pool2d(summed, 2) if pool else summed
 
     def _infer(self, maps: Tensor, *, pool: bool) -> Tensor:
@@ -208,6 +244,7 @@ class Encoder(nn.Module):
             blocks
         )
         n_features = _CHANNELS[-1] * (config.size // 32) ** 2
+        self.keeps_finer = config.refine
         self.fc_mu = nn.Linear(n_features, config.latents)
         self.fc_logvar = nn.Linear(n_features, config.latents)
         # the convolutions hand on the layout of their weights
@@ -218,12 +255,20 @@ class Encoder(nn.Module):
         with _convolutions_in(precision, images.device):
             maps = self.dconv_down1(images, pool=True)
             maps = self.dconv_down2(maps, pool=True)
-            maps = self.dconv_down3(maps, pool=True)
-            maps = self.dconv_down4(maps, pool=True)
+            if self.keeps_finer:
+                finer = self.dconv_down3(maps)
+                fine = self.dconv_down4(functional.max_pool2d(finer, 2))
+                maps = functional.max_pool2d(fine, 2)
+            else:
+                finer = fine = None
+                maps = self.dconv_down4(self.dconv_down3(maps, pool=True), pool=True)
             conv5 = self.dconv_down5(maps)
             conv6 = self.dconv_down6(functional.max_pool2d(conv5, 2))
+        # with autograd, maps of bfloat16 convolutions stay bfloat16
+        conv5, conv6 = conv5.float(), conv6.float()
+        fine, finer = (None if maps is None else maps.float() for maps in (fine, finer))
         flat = conv6.flatten(1)
-        return Encoding(self.fc_mu(flat), self.fc_logvar(flat), conv5, conv6)
+        return Encoding(self.fc_mu(flat), self.fc_logvar(flat), conv5, conv6, fine, finer)
 
 
 def _convolutions_in(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -273,6 +318,55 @@ class SkipConnection(nn.Module):
         return torch.cat([nodes, sampled, positions], dim=2), positions
 
 
+class Refinement(nn.Module):
+    """A skip connection behind the positions: what a finer map shows there moves each node, with its neighbours."""
+
+    def __init__(self, features: int, channels: int, order: int) -> None:
+        super().__init__()
+        self.graphConv_in = ChebConv(features + channels + 2, features, order, FINE_RINGS)
+        self.graphConv_out = ChebConv(features, 2, 1, FINE_RINGS, bias=False)
+        # a new refinement moves nothing, so that it can join a trained network
+        nn.init.zeros_(cast(Tensor, self.graphConv_out.lins[0].weight))
+
+    def forward(self, nodes: Tensor, points: Tensor, maps: Tensor, map_sampling: MapSampling) -> tuple[Tensor, Tensor]:
+        """Nodes [B · S, N, F], points [B · S, N, 2] and maps [B, C, H, H] → nodes and points."""
+        # where it looks is not what it is to learn: the map's slope along the position is noise to the positions
+        places = points.detach().reshape(len(maps), -1, 2)
+        sampled = sample_maps(maps, places, map_sampling).view(*nodes.shape[:2], -1)
+        nodes = _norm_relu(self.graphConv_in(torch.cat([nodes, sampled, points], dim=2)))
+        return nodes, points + self.graphConv_out(nodes)
+
+
+class Spread(nn.Module):
+    """How far from the truth a node is to be expected, by what is known of it: a standard deviation along x and y.
+
+    Not in the published network. It looks on: no gradient leads from here to the positions.
+    """
+
+    error_factor: Tensor
+
+    def __init__(self, evidence: int, order: int) -> None:
+        super().__init__()
+        self.entry = nn.Linear(evidence, _SPREAD_FEATURES)
+        self.node = nn.Parameter(torch.zeros(N_NODES, _SPREAD_FEATURES))
+        self.graphConv_1 = ChebConv(_SPREAD_FEATURES, _SPREAD_FEATURES, order, FINE_RINGS)
+        self.graphConv_2 = ChebConv(_SPREAD_FEATURES, _SPREAD_FEATURES, order, FINE_RINGS)
+        self.exit = nn.Linear(_SPREAD_FEATURES, 2)
+        nn.init.zeros_(self.exit.weight)
+        nn.init.constant_(self.exit.bias, math.log(_FIRST_SPREAD))
+        # how errors of different nodes go together, so that draws do as well
+        # a copy: weights are loaded into it, and the function keeps what it returned
+        self.register_buffer("error_factor", error_factor().clone())
+
+    def forward(self, evidence: Tensor) -> Tensor:
+        """[M, N, E] → [M, N, 2], in the units of positions."""
+        hidden = functional.gelu(self.entry(evidence.detach()) + self.node)
+        hidden = hidden + functional.gelu(self.graphConv_1(hidden))
+        hidden = hidden + functional.gelu(self.graphConv_2(hidden))
+        low, high = _SPREAD_RANGE
+        return torch.exp(self.exit(hidden).clamp(math.log(low), math.log(high)))
+
+
 class HybridGNet(nn.Module):
     """The whole network; ``encode`` once, ``decode`` as many samples as wanted."""
 
@@ -294,6 +388,11 @@ class HybridGNet(nn.Module):
         if config.use_skip:
             self.SC_1 = SkipConnection(start, COARSE_RINGS)
             self.SC_2 = SkipConnection(wide, FINE_RINGS)
+        if config.refine:
+            self.refine_1 = Refinement(wide, _CHANNELS[3], order)
+            self.refine_2 = Refinement(wide, _CHANNELS[2], order)
+        if config.spread:
+            self.spread = Spread(wide + _n_evidence(config), order)
         self.register_buffer("unpool", unpool_matrix(), persistent=False)
 
     def encode(self, images: Tensor, precision: Precision = "float32") -> Encoding:
@@ -301,8 +400,8 @@ class HybridGNet(nn.Module):
         encoding: Encoding = self.encoder(images, precision)
         return encoding
 
-    def decode(self, encoding: Encoding, latents: Tensor) -> Decoding:
-        """Latent codes [B, S, Z] with the encoding of their images → :class:`Decoding`."""
+    def decode(self, encoding: Encoding, latents: Tensor, *, spread: bool = False) -> Decoding:
+        """Latent codes [B, S, Z] with the encoding of their images → :class:`Decoding`, on request with its spread."""
         n_images, n_samples, _ = latents.shape
         sampling = self.config.map_sampling
         nodes = functional.relu(self.dec_lin(latents.flatten(0, 1))).view(-1, N_COARSE, self.config.filters[0])
@@ -317,19 +416,54 @@ class HybridGNet(nn.Module):
         if self.config.use_skip:
             nodes, pos2 = self.SC_2(nodes, encoding.conv5, sampling)
         nodes = _norm_relu(self.graphConv_up2(nodes))
-        points = self.graphConv_up1(nodes)
-        shaped = [None if x is None else x.view(n_images, n_samples, -1, 2) for x in (points, pos1, pos2)]
-        return Decoding(*shaped)  # type: ignore[arg-type]
+        points, drafts = self.graphConv_up1(nodes), []
+        if self.config.refine:
+            for refine, maps in ((self.refine_1, encoding.conv4), (self.refine_2, encoding.conv3)):
+                drafts.append(points)
+                nodes, points = refine(nodes, points, maps, sampling)
+        stated = self.spread(_evidence(encoding, nodes, points, drafts, pos2)) if spread else None
+
+        def shaped(positions: Tensor) -> Tensor:
+            return positions.view(n_images, n_samples, -1, 2)
+
+        return Decoding(
+            points=shaped(points),
+            pos1=None if pos1 is None else shaped(pos1),
+            pos2=None if pos2 is None else shaped(pos2),
+            drafts=tuple(map(shaped, drafts)),
+            spread=None if stated is None else shaped(stated),
+        )
 
     def forward(self, images: Tensor) -> Decoding:
         """Decode the mean code of each image: S = 1."""
         encoding = self.encode(images)
-        return self.decode(encoding, encoding.mu[:, None])
+        return self.decode(encoding, encoding.mu[:, None], spread=self.config.spread)
+
+
+def _n_evidence(config: ModelConfig) -> int:
+    """Return how many numbers :func:`_evidence` adds to a node's features."""
+    maps = _CHANNELS[-1] if config.use_skip else 0
+    if config.refine:
+        maps += _CHANNELS[3] + _CHANNELS[2] + 3 * 4  # three moves, each with signs and without
+    return maps
+
+
+def _evidence(encoding: Encoding, nodes: Tensor, points: Tensor, drafts: list[Tensor], pos2: Tensor | None) -> Tensor:
+    """Return what the error of a node may be seen from, [M, N, E]: its features, the maps there, how it was moved."""
+    parts = [nodes]
+    if pos2 is not None:
+        places = points.detach().reshape(len(encoding.mu), -1, 2)
+        maps = [encoding.conv5, *(each for each in (encoding.conv4, encoding.conv3) if each is not None)]
+        parts += [sample_maps(each, places).view(*nodes.shape[:2], -1) for each in maps]
+        if drafts:
+            moves = [points - drafts[0], drafts[1] - drafts[0], points - pos2]
+            parts += [_MOVE_SCALE * move for move in moves] + [_MOVE_SCALE * move.abs() for move in moves]
+    return torch.cat(parts, dim=2)
 
 
 def _norm_relu(nodes: Tensor) -> Tensor:
     """Normalise each node over its own features, then ReLU. [M, N, F] → the same."""
-    return functional.relu(functional.layer_norm(nodes, nodes.shape[-1:], eps=_EPS))
+    return functional.relu(functional.layer_norm(nodes, nodes.shape[-1:], eps=EPS))
 
 
 def sample_maps(maps: Tensor, points: Tensor, map_sampling: MapSampling = "fixed") -> Tensor:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cxu.anatomy import N_NODES
 from cxu.model.hybridgnet import Encoding, HybridGNet, Precision
 
 DEFAULT_SAMPLES = 50
@@ -61,10 +62,38 @@ def draw_latents(encoding: Encoding, seeds: Sequence[int], n_samples: int) -> Te
 
     The noise is drawn on the CPU with a generator of its own for each image: the same on every device, in every batch.
     """
-    size = encoding.mu.shape[1]
-    noise = [torch.randn(n_samples, size, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    eps = torch.stack(noise).to(encoding.mu.device)
+    eps = _noise(seeds, (n_samples, encoding.mu.shape[1])).to(encoding.mu.device)
     return encoding.mu[:, None] + torch.exp(0.5 * encoding.log_var)[:, None] * eps
+
+
+def draw_errors(spread: Tensor, factor: Tensor, seeds: Sequence[int], n_samples: int) -> Tensor:
+    """Return errors as a network expects them, to be added to the decodes, [B, S, 120, 2].
+
+    Over the samples of an image every coordinate has a mean of exactly zero and the standard deviation that was stated,
+    so that what is added widens the samples, and neither their mean nor their spread depends on chance. Errors of nodes
+    go together as the factor says.
+
+    Parameters
+    ----------
+    spread
+        [B, 120, 2].
+    factor
+        [240, 240], L of the correlation L Lᵀ.
+    seeds
+        One for each image.
+    n_samples
+        S, 2 or more.
+    """
+    # streams of their own: the latent codes are the same with a spread and without
+    eps = _noise([seed ^ 1 for seed in seeds], (n_samples, 2 * N_NODES)).to(spread.device)
+    errors = eps @ factor.T
+    errors = errors - errors.mean(dim=1, keepdim=True)
+    errors = errors / errors.std(dim=1, keepdim=True, correction=0)
+    return spread[:, None] * errors.view(len(spread), n_samples, N_NODES, 2)
+
+
+def _noise(seeds: Sequence[int], shape: tuple[int, int]) -> Tensor:
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 @contextlib.contextmanager
@@ -115,6 +144,10 @@ def sample_landmarks(
     with torch.inference_mode(), full_float32():
         encoding = model.encode(images, precision)
         points = model.decode(encoding, draw_latents(encoding, seeds, n_samples)).points
+        if model.config.spread and n_samples > 1:
+            spread = model.decode(encoding, encoding.mu[:, None], spread=True).spread
+            assert spread is not None
+            points = points + draw_errors(spread[:, 0], model.spread.error_factor, seeds, n_samples)
         return Samples(
             mean=points.mean(dim=1),
             std=points.std(dim=1, correction=0),

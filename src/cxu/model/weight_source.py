@@ -42,7 +42,7 @@ class WeightFile:
     path, config_path
         The file, and the ``config.json`` beside it, None where there is none.
     origin
-        Path, or repository, file and commit: for people.
+        ``bundled`` with its variant where one was named; path; or repository, file and commit: for people.
     repo, revision
         Hub repository and commit; None for a local file.
     """
@@ -73,7 +73,7 @@ def find_weights(spec: str, *, offline: bool = False, progress: Progress = lambd
     Parameters
     ----------
     spec
-        ``bundled``; a file or folder, which wins over a repository of that name; or a Hub model
+        ``bundled`` or ``bundled:variant``; a file or folder, which wins over a repository of that name; or a Hub model
         ``owner/name[@revision][:folder]``. A folder is searched for ``model.safetensors``, then ``pytorch_model.bin``.
     offline
         Use only what the Hugging Face cache holds.
@@ -85,14 +85,15 @@ def find_weights(spec: str, *, offline: bool = False, progress: Progress = lambd
     MissingInputError
         If there is no such file or folder, or this version ships no weights.
     UsageError
-        If ``spec`` is neither a path nor the name of a Hub model.
+        If ``spec`` is neither a path nor the name of a Hub model, or no such variant ships with cxu.
     HubNotFoundError
         If repository, revision or folder do not exist, or hold no weights: the message names the folders that do.
     HubAccessError, HubConnectionError, IntegrityError, DiskSpaceError
         As for :func:`cxu.hub.download`.
     """
-    if spec == BUNDLED:
-        return WeightFile(bundled_path(), None, BUNDLED)
+    name, colon, variant = spec.partition(":")
+    if name == BUNDLED:
+        return WeightFile(bundled_path(variant) if colon else bundled_path(), None, spec)
     if (path := _local_path(spec)) is not None:
         file = find_weight_file(path)
         config = file.with_name(CONFIG_NAME)

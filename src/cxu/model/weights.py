@@ -22,14 +22,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cxu import files
-from cxu.errors import FormatError, MissingInputError
+from cxu.errors import FormatError, MissingInputError, UsageError
 from cxu.model.hybridgnet import HybridGNet, MapSampling, ModelConfig
 
 BUNDLED: Final = "bundled"
+DEFAULT_VARIANT: Final = "igsc"
 WEIGHT_NAMES: Final = ("model.safetensors", "pytorch_model.bin")  # best first
 CONFIG_NAME: Final = "config.json"
 _PICKLES: Final = (".bin", ".pt", ".pth")
-WEIGHT_SUFFIXES: Final = (".safetensors", *_PICKLES)
+_SAFETENSORS: Final = ".safetensors"
+WEIGHT_SUFFIXES: Final = (_SAFETENSORS, *_PICKLES)
+_BUNDLED_PREFIX: Final = "hybridgnet-"
 _PREFIX: Final = "model."
 _CONFIG_KEY: Final = "cxu_config"
 # Beyond any HybridGNet: a file that claims more would have it built before its tensors are compared.
@@ -48,6 +51,8 @@ class Weights:
         SHA-256 of the weight file: what the table records as ``model_id``.
     origin
         Path or repository, for people.
+    path, n_bytes, stored
+        The file, its size, and the precision of its numbers: ``float16``.
     metadata
         What else the file says of itself.
     repo, revision
@@ -57,26 +62,47 @@ class Weights:
     model: HybridGNet
     model_id: str
     origin: str
+    path: Path
+    n_bytes: int
+    stored: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     repo: str | None = None
     revision: str | None = None
 
 
-def bundled_path() -> Path:
-    """Return the weights that ship with the package.
+def bundled_variants() -> tuple[str, ...]:
+    """Return the variants whose weights ship with the package, the default first."""
+    found = {path.name.removeprefix(_BUNDLED_PREFIX).removesuffix(_SAFETENSORS) for path in _bundled_files()}
+    return tuple(sorted(found, key=lambda variant: (variant != DEFAULT_VARIANT, variant)))
+
+
+def bundled_path(variant: str = DEFAULT_VARIANT) -> Path:
+    """Return the weights of a variant that ship with the package.
 
     Raises
     ------
     MissingInputError
         If they are missing from the installation.
+    UsageError
+        If cxu has no weights of that variant: the message names those there are.
     """
-    path = Path(str(package_files("cxu.model"))) / "bundled" / "hybridgnet-igsc.safetensors"
-    if not path.is_file():
+    name = f"{_BUNDLED_PREFIX}{variant}{_SAFETENSORS}"
+    path = next((path for path in _bundled_files() if path.name == name), None)
+    if path is not None:
+        return path
+    variants = bundled_variants()
+    if variant == DEFAULT_VARIANT or not variants:
         raise MissingInputError(
             "the weights of cxu are missing from this installation: install it anew, or give a file, a folder or a Hub "
             "model such as mcosarinsky/CheXmask-U:v1_skip"
         )
-    return path
+    expected = ", ".join(f"{BUNDLED}:{one}" for one in variants)
+    raise UsageError(f"weights {BUNDLED}:{variant}: no such variant ships with cxu; expected one of: {expected}")
+
+
+def _bundled_files() -> list[Path]:
+    folder = Path(str(package_files("cxu.model"))) / "bundled"
+    return sorted(folder.glob(f"{_BUNDLED_PREFIX}*{_SAFETENSORS}"))
 
 
 def load_weights(path: Path, *, config_path: Path | None = None, origin: str | None = None) -> Weights:
@@ -109,7 +135,8 @@ def load_weights(path: Path, *, config_path: Path | None = None, origin: str | N
     model = HybridGNet(config)
     _check_state(state, model.state_dict(), origin)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    return Weights(model.eval(), files.sha256_of(path), origin, metadata)
+    stored = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()}))
+    return Weights(model.eval(), files.sha256_of(path), origin, path, path.stat().st_size, stored, metadata)
 
 
 def save_weights(
@@ -144,7 +171,7 @@ def _read_state(path: Path, origin: str) -> tuple[dict[str, Tensor], dict[str, A
     """Return tensors by name, without the prefix some files have, and the file's metadata."""
     if path.suffix not in WEIGHT_SUFFIXES:
         raise FormatError(f"weights {origin}: expected a file ending in {', '.join(WEIGHT_SUFFIXES)}")
-    content, metadata = (_read_safetensors if path.suffix == ".safetensors" else _read_pickle)(path, origin)
+    content, metadata = (_read_safetensors if path.suffix == _SAFETENSORS else _read_pickle)(path, origin)
     state = _plain_tensors(content, origin)
     for name, tensor in state.items():
         # strides of zero make any number of elements out of one
@@ -237,6 +264,8 @@ def _implied_config(state: Mapping[str, Tensor], origin: str) -> ModelConfig:
             order=order,
             filters=filters,
             map_sampling="adaptive",
+            refine=any(name.startswith("refine_") for name in state),
+            spread=any(name.startswith("spread.") for name in state),
         )
     except ValueError as error:
         raise FormatError(f"weights {origin}: {error}") from None

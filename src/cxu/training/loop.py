@@ -14,12 +14,15 @@ from torch import Tensor
 
 from cxu.errors import CxuError, UsageError
 from cxu.frame import MODEL_SIZE
+from cxu.model.device import freed_memory_kept
+from cxu.model.hybridgnet import HybridGNet
 from cxu.model.sampling import DEFAULT_SAMPLES
 from cxu.training import interrupts, record
 from cxu.training.checkpoint import State, read_checkpoint, write_checkpoint
 from cxu.training.data import TrainingFolder, load_images, read_folder
+from cxu.training.errors import measured_error_factor
 from cxu.training.losses import Losses
-from cxu.training.metrics import Scores, predict, score_datasets
+from cxu.training.metrics import Landmarks, Scores, predict, score_datasets
 from cxu.training.options import TrainOptions
 from cxu.training.schedule import image_chances, kl_weight, learning_rate
 from cxu.training.start import first_model
@@ -144,14 +147,23 @@ class _Validation:
         self._part, self._options = part, options
         self._images: Tensor | None = None
 
-    def measure(self, trainer: Trainer, n_samples: int) -> dict[str, Scores]:
+    def measure(self, model: HybridGNet, n_samples: int) -> dict[str, Scores]:
         """Return the scores of all images and of each data set; nothing without images."""
         if not self._part.rows:
             return {}
+        mean_xy, std_xy = self._predict(model, n_samples)
+        names = [row.dataset for row in self._part.rows]
+        return score_datasets(mean_xy, std_xy.mean(axis=-1), self._part.landmarks_xy, names)
+
+    def errors(self, model: HybridGNet) -> Tensor:
+        """Return errors in standard deviations [n, 120, 2], NaN where not annotated."""
+        mean_xy, std_xy = self._predict(model, DEFAULT_SAMPLES)
+        return torch.from_numpy((mean_xy - self._part.landmarks_xy) / std_xy)
+
+    def _predict(self, model: HybridGNet, n_samples: int) -> tuple[Landmarks, Landmarks]:
         if self._images is None:
             self._images = _load(self._part, self._options)
-        found = predict(trainer.finished_model(), self._images, n_samples=n_samples)
-        return score_datasets(*found, self._part.landmarks_xy, [row.dataset for row in self._part.rows])
+        return predict(model, self._images, n_samples=n_samples)
 
 
 class _Run:
@@ -184,7 +196,7 @@ class _Run:
     def go(self, progress: Callable[[Progress], None] | None) -> None:
         """Train to the end, or until interrupted: then the state is saved and KeyboardInterrupt raised."""
         self.clock.start = time.monotonic()
-        with interrupts.deferred() as interrupted:
+        with interrupts.deferred() as interrupted, freed_memory_kept():
             while (fraction := self.fraction) < 1:
                 self._advance(fraction)
                 line = self._validate(fraction) if self._is_due(fraction) else None
@@ -218,7 +230,7 @@ class _Run:
             "lr": learning_rate(self.options, fraction),
             "kl_weight": kl_weight(self.options, fraction),
             **dict(zip((f"loss_{name}" for name in Losses._fields), means, strict=True)),
-            **record.flat_scores(self.validation.measure(self.trainer, self.options.samples)),
+            **record.flat_scores(self.validation.measure(self.trainer.finished_model(), self.options.samples)),
         }
         self.lines.append(line)
         self.sums.zero_()
@@ -239,13 +251,15 @@ class _Run:
 
 def _finish(run: _Run, folder: TrainingFolder, options: TrainOptions, *, resumed_at: int) -> TrainReport:
     """Measure the finished network and write it with its record."""
-    if not all(tensor.isfinite().all() for tensor in run.trainer.finished_model().state_dict().values()):
+    model = run.trainer.finished_model()
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise CxuError(_NOT_FINITE.format(step=run.trainer.step, out=run.out))
-    validation = run.validation.measure(run.trainer, DEFAULT_SAMPLES)
-    test = (
-        _Validation(folder.part("test"), options).measure(run.trainer, DEFAULT_SAMPLES) if options.report_test else None
-    )
+    if model.config.spread and folder.part("val").rows:
+        errors = run.validation.errors(model)
+        model.spread.error_factor.copy_(measured_error_factor(errors, model.spread.error_factor.cpu()))
+    validation = run.validation.measure(model, DEFAULT_SAMPLES)
+    test = _Validation(folder.part("test"), options).measure(model, DEFAULT_SAMPLES) if options.report_test else None
     scores = {"validation": validation, **({"test": test} if test is not None else {})}
     facts = record.facts(folder, options, run.trainer.step, run.clock.seconds, scores)
-    weights = record.end(run.out, run.trainer.finished_model(), facts, run.lines)
+    weights = record.end(run.out, model, facts, run.lines)
     return TrainReport(run.out, weights, run.trainer.step, run.clock.seconds, resumed_at, validation, test)

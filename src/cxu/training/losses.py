@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from cxu.anatomy import ORGANS
 from cxu.model.hybridgnet import Decoding, Encoding
-from cxu.training.options import MseOn
+from cxu.training.options import MseOn, TrainOptions
 
 _SMOOTH = 1e-8  # under a square root: a tenth of a pixel of the 1024 frame, so that its slope stays finite at 0
 
@@ -21,18 +23,23 @@ class Losses(NamedTuple):
     """The parts of the loss, unweighted scalars; normalised coordinates."""
 
     points: Tensor
+    drafts: Tensor
     pos1: Tensor
     pos2: Tensor
+    across: Tensor
     kl: Tensor
     energy: Tensor
+    spread: Tensor
 
-    def total(self, *, kl: float, energy: float) -> Tensor:
-        """Return the weighted sum."""
-        return self.points + self.pos1 + self.pos2 + kl * self.kl + energy * self.energy
+    def total(self, options: TrainOptions, *, kl: float) -> Tensor:
+        """Return the weighted sum; the weight of the KL term changes during a run."""
+        positions = self.points + self.drafts + self.pos1 + self.pos2
+        weighted = options.across * self.across + options.energy * self.energy + self.spread
+        return positions + weighted + kl * self.kl
 
 
-def losses(encoding: Encoding, decoding: Decoding, targets: Tensor, *, mse_on: MseOn, energy: bool) -> Losses:
-    """Return the loss of a batch.
+def losses(encoding: Encoding, decoding: Decoding, targets: Tensor, options: TrainOptions) -> Losses:
+    """Return the loss of a batch; parts without a weight are 0.
 
     Parameters
     ----------
@@ -40,20 +47,22 @@ def losses(encoding: Encoding, decoding: Decoding, targets: Tensor, *, mse_on: M
         Of B images and S samples of each.
     targets
         [B, 120, 2] in 0 … 1, NaN where not annotated.
-    mse_on
-        Whether squared errors are those of every sample, or of the mean over samples. With an energy score the mean is
-        right: the error of every sample would draw their spread to zero.
-    energy
-        Whether to compute the energy score; else it is 0.
+    options
+        Whether squared errors are those of every sample or of the mean over samples, and which parts have a weight.
+        With an energy score the mean is right: the error of every sample would draw their spread to zero.
     """
-    zero = targets.new_zeros(())
+    zero, mse_on = targets.new_zeros(()), options.mse_on
     coarse = coarse_targets(targets)
+    spread = decoding.spread
     return Losses(
         points=squared_error(decoding.points, targets, mse_on),
+        drafts=sum((squared_error(draft, targets, mse_on) for draft in decoding.drafts), start=zero),
         pos1=zero if decoding.pos1 is None else squared_error(decoding.pos1, coarse, mse_on),
         pos2=zero if decoding.pos2 is None else squared_error(decoding.pos2, targets, mse_on),
+        across=squared_error_across(decoding.points.mean(dim=1), targets) if options.across else zero,
         kl=kl_divergence(encoding.mu, encoding.log_var),
-        energy=energy_score(decoding.points, targets) if energy else zero,
+        energy=energy_score(decoding.points, targets) if options.energy else zero,
+        spread=zero if spread is None else negative_log_likelihood(decoding.points, spread, targets),
     )
 
 
@@ -69,6 +78,35 @@ def squared_error(points: Tensor, targets: Tensor, mse_on: MseOn) -> Tensor:
     known = targets.isfinite()
     difference = torch.where(known[:, None], points - targets.nan_to_num()[:, None], 0.0)
     return difference.square().sum() / (known.sum() * points.shape[1]).clamp(min=1)
+
+
+def squared_error_across(points: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean squared distance of points [B, N, 2] from the tangents at their targets [B, N, 2].
+
+    The tangent at a node is the line between its two neighbours. Nodes count where they and their neighbours are
+    annotated.
+    """
+    rings = torch.split(targets, [organ.n_nodes for organ in ORGANS], dim=1)
+    turned = [ring.roll(-1, dims=1) - ring.roll(1, dims=1) for ring in rings]
+    tangents = torch.cat(turned, dim=1)
+    normals = functional.normalize(torch.stack([-tangents[..., 1], tangents[..., 0]], dim=-1), dim=-1)
+    distances = ((points - targets) * normals).sum(dim=-1)
+    known = distances.isfinite()
+    # NaN would spoil the gradient even where it is not chosen
+    distances = torch.where(known[..., None], (points - targets.nan_to_num()) * normals.nan_to_num(), 0.0).sum(dim=-1)
+    return distances.square().sum() / known.sum().clamp(min=1)
+
+
+def negative_log_likelihood(points: Tensor, spread: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean negative log-likelihood of the errors of points under N(0, spread²), less its constant.
+
+    Points and spread [B, S, N, 2], targets [B, N, 2]; the mean is over annotated coordinates. The errors are taken as
+    given: the likelihood would otherwise pay for errors with spread, and leave hard nodes where they are.
+    """
+    known = targets.isfinite()[:, None].expand_as(points)
+    errors = (points.detach() - targets.nan_to_num()[:, None]) / spread
+    each = torch.where(known, 0.5 * errors.square() + spread.log(), 0.0)
+    return each.sum() / known.sum().clamp(min=1)
 
 
 def kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:

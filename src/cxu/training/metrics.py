@@ -61,24 +61,22 @@ def evaluate(
     seed: int = 0,
 ) -> Scores:
     """Measure a network on images [n, 1, S, S] uint8 with landmarks [n, 120, 2] px, NaN where not annotated."""
-    mean_xy, sigma_px = predict(model, images, n_samples=n_samples, seed=seed)
-    return score(mean_xy, sigma_px, landmarks_xy)
+    mean_xy, std_xy = predict(model, images, n_samples=n_samples, seed=seed)
+    return score(mean_xy, std_xy.mean(axis=-1), landmarks_xy)
 
 
-def predict(
-    model: HybridGNet, images: Tensor, *, n_samples: int = 50, seed: int = 0
-) -> tuple[Landmarks, npt.NDArray[np.float32]]:
-    """Return mean landmarks [n, 120, 2] and node sigmas [n, 120], px of the 1024 frame."""
+def predict(model: HybridGNet, images: Tensor, *, n_samples: int = 50, seed: int = 0) -> tuple[Landmarks, Landmarks]:
+    """Return mean and standard deviation of landmarks, [n, 120, 2] each, px of the 1024 frame."""
     device, training = next(model.parameters()).device, model.training
-    means, sigmas = [np.empty((0, N_NODES, 2), np.float32)], [np.empty((0, N_NODES), np.float32)]
+    means, stds = [np.empty((0, N_NODES, 2), np.float32)], [np.empty((0, N_NODES, 2), np.float32)]
     model.eval()
     for batch in torch.split(images, _BATCH):
         seeds = [image_seed(seed, picture.numpy()) for picture in batch.cpu()]
         found = sample_landmarks(model, to_unit(batch.to(device)), seeds, n_samples=n_samples)
         means.append((found.mean * MODEL_SIZE).cpu().numpy())
-        sigmas.append((found.std.mean(dim=-1) * MODEL_SIZE).cpu().numpy())
+        stds.append((found.std * MODEL_SIZE).cpu().numpy())
     model.train(training)
-    return np.concatenate(means), np.concatenate(sigmas)
+    return np.concatenate(means), np.concatenate(stds)
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -90,8 +90,9 @@ class TrainOptions:
     ----------
     variant
         ``igsc``: with image-to-graph skip connections; ``no-skip``: without.
-    size, latents
-        Side of the network's input, px; size of its latent code.
+    size, latents, refine
+        Side of the network's input, px; size of its latent code; whether two further skip connections, to finer maps,
+        refine the positions (igsc only).
     steps, budget_minutes
         How long: one of the two. A budget counts the time of the loop, over all resumes.
     batch_size, shares
@@ -105,6 +106,11 @@ class TrainOptions:
     train_samples, energy, mse_on
         Latent samples decoded for each image in training; weight of their energy score; whether squared errors are
         those of every sample or of the samples' mean.
+    across
+        Weight of squared errors across the annotated contour, beside those along x and y: what a mask shows of them.
+    spread
+        Whether the network learns to state, for each node, the standard deviation of its error along x and y, by the
+        likelihood of its errors. This only looks on: positions are the same with it and without.
     ema
         Decay of the moving average of the weights, per step; 0 keeps none. What is saved is the average.
     precision
@@ -124,6 +130,7 @@ class TrainOptions:
     variant: Variant = "igsc"
     size: int = 256
     latents: int = 64
+    refine: bool = False
     steps: int | None = None
     budget_minutes: float | None = None
     batch_size: int = 8
@@ -139,6 +146,8 @@ class TrainOptions:
     train_samples: int = 1
     energy: float = 0.0
     mse_on: MseOn = "mean"
+    across: float = 0.0
+    spread: bool = False
     ema: float = 0.998
     precision: Precision = "bf16"
     validations: int = 20
@@ -156,7 +165,10 @@ class TrainOptions:
         _require(self, "above 0", lambda value: value > 0, "steps", "budget_minutes", "lr", "clip", "kl_start", "kl")
         _require(self, "1 or more", lambda value: value >= 1, "batch_size", "train_samples", "validations", "latents")
         _require(self, "2 or more", lambda value: value >= 2, "samples")
-        _require(self, "0 or more", lambda value: value >= 0, "weight_decay", "energy", "checkpoint_minutes", "seed")
+        _require(self, "0 or more", lambda value: value >= 0, "weight_decay", "energy", "across", "seed")
+        _require(self, "0 or more", lambda value: value >= 0, "checkpoint_minutes")
+        if self.refine and self.variant != "igsc":
+            raise UsageError("refinement takes features of the image along: it needs the variant igsc")
         _require(self, "0 or more and below 1", lambda value: 0 <= value < 1, "ema", "warmup")
         _require(self, "0 to 1", lambda value: 0 <= value <= 1, "kl_ramp")
         if self.energy and self.train_samples < 2:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,31 +22,43 @@ def first_model(options: TrainOptions) -> HybridGNet:
     Raises
     ------
     UsageError
-        If the weights to start from are of the other variant or another latent size.
+        If the weights to start from are of another latent size.
     """
-    if options.start is not None:
-        return resized_model(load_weights(Path(options.start)).model, options)
     # the global generator is left as it was
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hash_seed(f"{options.seed} weights"))
-        return HybridGNet(ModelConfig(options.size, options.variant == "igsc", options.latents))
-
-
-def resized_model(model: HybridGNet, options: TrainOptions) -> HybridGNet:
-    """Return the network with the options' input size; its latent layers are resized, all else is copied."""
-    config = replace(model.config, size=options.size)
-    if (config.use_skip, config.latents) != (options.variant == "igsc", options.latents):
-        raise UsageError(
-            f"weights {options.start}: {'igsc' if config.use_skip else 'no-skip'} with {config.latents} latents; "
-            f"the run asks for {options.variant} with {options.latents}"
+        model = HybridGNet(
+            ModelConfig(
+                options.size,
+                options.variant == "igsc",
+                options.latents,
+                refine=options.refine,
+                spread=options.spread,
+            )
         )
-    state = dict(model.state_dict())
-    before, after = model.config.size // 32, options.size // 32
+    if options.start is not None:
+        take_over(load_weights(Path(options.start)).model, model, options.start)
+    return model
+
+
+def take_over(start: HybridGNet, model: HybridGNet, origin: str) -> None:
+    """Copy into ``model`` what ``start`` has of it: latent layers are resized, layers of another shape stay new.
+
+    Of the other variant the layers behind a skip connection have another shape; the encoder is the same.
+    """
+    if start.config.latents != model.config.latents:
+        raise UsageError(
+            f"weights {origin} have {start.config.latents} latents; the run asks for {model.config.latents}"
+        )
+    state, own = dict(start.state_dict()), model.state_dict()
+    before, after = start.config.size // 32, model.config.size // 32
     for name in _LATENT_LAYERS:
         state[name] = resize_latent_layer(state[name], before, after)
-    resized = HybridGNet(config)
-    resized.load_state_dict(state)
-    return resized
+    fitting = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
+    # all orders of a graph convolution or none: a mixture would be neither layer
+    strange = {name.split(".lins.")[0] for name in own if name not in fitting and ".lins." in name}
+    kept = {name: tensor for name, tensor in fitting.items() if not name.startswith(tuple(f"{s}." for s in strange))}
+    model.load_state_dict({**own, **kept})
 
 
 def resize_latent_layer(weight: Tensor, before: int, after: int) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cxu.model.hybridgnet import Encoding, HybridGNet
+from cxu.model.hybridgnet import HybridGNet
 from cxu.training.augment import augment
 from cxu.training.checkpoint import State
 from cxu.training.losses import Losses, losses
@@ -40,19 +40,24 @@ class Trainer:
         self.device = next(self.model.parameters()).device
         self.model.train()
         self.average = _copy(self.model) if self.options.ema else {}
+        # what only looks on must not shorten the steps of what it looks at
+        looks_on = {id(one) for one in self.model.spread.parameters()} if self.options.spread else set()
+        own = [one for one in self.model.parameters() if id(one) not in looks_on]
+        self._apart = [own, [one for one in self.model.parameters() if id(one) in looks_on]]
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=self.options.lr, weight_decay=self.options.weight_decay
         )
 
     def advance(self, fraction: float) -> Tensor:
-        """Make one step, ``fraction`` of the run being done, and return the parts of its loss [5], detached."""
+        """Make one step, ``fraction`` of the run being done, and return the parts of its loss [8], detached."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.options, fraction)
         parts = self._losses()
         weight = kl_weight(self.options, fraction)
         self.optimiser.zero_grad(set_to_none=True)
-        parts.total(kl=weight, energy=self.options.energy).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
+        parts.total(self.options, kl=weight).backward()  # type: ignore[no-untyped-call]
+        for parameters in self._apart:
+            torch.nn.utils.clip_grad_norm_(parameters, self.options.clip)
         self.optimiser.step()
         self._update_average()
         self.step += 1
@@ -64,12 +69,14 @@ class Trainer:
         images, targets = augment(images, targets, generator, options.augment)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             encoding = self.model.encode(images)
-        encoding = Encoding(*(part.float() for part in encoding))
+        encoding = encoding._replace(
+            **{name: part.float() for name, part in encoding._asdict().items() if part is not None}
+        )
         shape = (len(images), options.train_samples, options.latents)
         noise = torch.randn(shape, generator=generator, device=self.device)
         latents = encoding.mu[:, None] + torch.exp(0.5 * encoding.log_var)[:, None] * noise
-        decoding = self.model.decode(encoding, latents)
-        return losses(encoding, decoding, targets, mse_on=options.mse_on, energy=options.energy > 0)
+        decoding = self.model.decode(encoding, latents, spread=options.spread)
+        return losses(encoding, decoding, targets, options)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         chosen = draw_batch(self.data.chances, self.options.batch_size, self.options.seed, self.step)

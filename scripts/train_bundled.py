@@ -1,0 +1,80 @@
+"""Train the weights that ship with cxu, from a folder of annotated films to the files of the package.
+
+    python scripts/train_bundled.py /data/train --out runs/
+
+Every stage is a `cxu train` command, printed as it is begun; an interrupted one continues where it was. Two CPU cores
+take about four hours. The numbers of docs/model.md are then measured by scripts/measure_model.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from cxu.model.weights import load_weights, save_weights
+
+BUNDLED: Final = Path(__file__).parents[1] / "src/cxu/model/bundled"
+TERMS: Final = (
+    "For research and education only; not a medical device. Trained on JSRT (registration terms; SCR outlines for "
+    "research and education only), Montgomery and Shenzhen (NLM, open to the research community)."
+)
+# name → options, and the stage whose weights it begins with
+STAGES: Final[dict[str, tuple[str, str | None]]] = {
+    "first": (
+        "--size 256 --steps 8000 --train-samples 4 --energy 0.05 --augmentation corrupt=0.2 --kl 1e-3 --validations 8",
+        None,
+    ),
+    "refined": (
+        "--size 256 --steps 11000 --refine --spread 1e-3 --across 1 --kl 3e-4 --augmentation corrupt=0.2 --seed 1",
+        "first",
+    ),
+}
+SHIPPED: Final = {"hybridgnet-igsc": "refined"}
+
+
+def main() -> None:
+    """Run the stages in order, then write what ships."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    given = parser.parse_args()
+    for name in STAGES:
+        command = stage_command(name, given.data, given.out)
+        print(shlex.join(command), flush=True)
+        subprocess.run([sys.executable, "-m", *command], check=True)
+    for name, stage in SHIPPED.items():
+        ship(given.out, stage, BUNDLED / f"{name}.safetensors")
+
+
+def stage_command(name: str, data: Path, out: Path) -> list[str]:
+    """Return the command of a stage."""
+    options, start = STAGES[name]
+    begin = ["--start", str(out / start / "weights.safetensors")] if start else []
+    return ["cxu", "train", str(data), "--out", str(out / name), *options.split(), *begin]
+
+
+def ship(out: Path, stage: str, target: Path) -> None:
+    """Write a stage's weights in half precision, with the commands that led to it and the terms of their use."""
+    weights = load_weights(out / stage / "weights.safetensors")
+    facts = {name: value for name, value in weights.metadata.items() if not name.startswith("cxu_")}
+    facts |= {"terms": json.dumps(TERMS), "commands": json.dumps(chain(stage))}
+    save_weights(weights.model, target, facts, dtype=torch.float16)
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def chain(stage: str) -> list[str]:
+    """Return the commands from the first stage to this one, with made-up folders."""
+    start = STAGES[stage][1]
+    command = shlex.join(stage_command(stage, Path("/data/train"), Path("runs")))
+    return [*(chain(start) if start else []), command]
+
+
+if __name__ == "__main__":
+    main()
