@@ -229,19 +229,31 @@ def draw_gallery(films: Films, datasets: np.ndarray, path: Path) -> None:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Print what docs/model.md shows."""
+    """Print the tables of docs/model.md, in Markdown."""
+    columns = {
+        "mse_px2": ("MSE px²", "{:.0f}"),
+        "error_px": ("error px", "{:.1f}"),
+        "dice_lungs": ("Dice lungs", "{:.3f}"),
+        "dice_heart": ("Dice heart", "{:.3f}"),
+        "pearson": ("Pearson", "{:.2f}"),
+    }
+    print("| data set | films |", *(f"{title} |" for title, _ in columns.values()), "sigma px |")
+    print("|---" * (3 + len(columns)) + "|")
     for name, numbers in report["clean"].items():
-        cells = [f"{name}: {numbers['films']} films"]
-        cells += [
-            f"{key} {value[0]:.4g} ({value[1]:.4g} to {value[2]:.4g})"
-            for key, value in numbers.items()
-            if isinstance(value, list) and len(value) == 3
-        ]
-        cells += [f"{key} {numbers[key]:.1f}" for key in ("median_sigma_px", "median_error_px")]
-        print("; ".join(cells))
-    for name, step in report["damaged"].get("steps", {}).items():
-        print(name, {key: round(value, 2) for key, value in step.items()})
-    print({key: value for key, value in report["damaged"].items() if key != "steps"})
+        cells = [with_bounds(numbers.get(key), form) for key, (_, form) in columns.items()]
+        print("|", " | ".join([name, str(numbers["films"]), *cells, f"{numbers['median_sigma_px']:.1f}"]), "|")
+    print("\n| damage | score px | error px | sigma inside / outside | error inside / outside |\n|---|---|---|---|---|")
+    for name, step in report["damaged"]["steps"].items():
+        ratios = [f"{step[key]:.1f}" if key in step else "" for key in ("sigma_ratio", "error_ratio")]
+        print("|", " | ".join([name, f"{step['median_score_px']:.1f}", f"{step['median_error_px']:.1f}", *ratios]), "|")
+    for key in ("spearman", "spearman_noise", "spearman_squares"):
+        print(f"\n{key}: {with_bounds(report['damaged'][key], '{:.2f}')}")
+    print(f"sigma inside / outside squares: {report['damaged']['sigma_inside_outside']:.2f}")
+
+
+def with_bounds(value: list[float] | None, form: str) -> str:
+    """Return a value with its interval as text; nothing where there is none."""
+    return "" if value is None else "{} ({}–{})".format(*(form.format(number) for number in value))
 
 
 if __name__ == "__main__":

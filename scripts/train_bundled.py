@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 
@@ -22,21 +22,38 @@ from cxu.model.weights import load_weights, save_weights
 
 BUNDLED: Final = Path(__file__).parents[1] / "src/cxu/model/bundled"
 TERMS: Final = (
-    "For research and education only; not a medical device. Trained on JSRT (registration terms; SCR outlines for "
-    "research and education only), Montgomery and Shenzhen (NLM, open to the research community)."
+    "research and education only; not a medical device. Trained on JSRT (registration terms; SCR outlines for research "
+    "and education), Montgomery and Shenzhen (NLM, open to the research community)"
 )
-# name → options, and the stage whose weights it begins with
-STAGES: Final[dict[str, tuple[str, str | None]]] = {
-    "first": (
-        "--size 256 --steps 8000 --train-samples 4 --energy 0.05 --augmentation corrupt=0.2 --kl 1e-3 --validations 8",
-        None,
+
+
+class Stage(NamedTuple):
+    """Options of a run, and the stage whose weights it begins with."""
+
+    options: str
+    start: str | None = None
+
+
+STAGES: Final = {
+    "first": Stage(
+        "--size 256 --steps 8000 --train-samples 4 --energy 0.05 --augmentation corrupt=0.2 --kl 1e-3",
     ),
-    "refined": (
-        "--size 256 --steps 11000 --refine --spread 1e-3 --across 1 --kl 3e-4 --augmentation corrupt=0.2 --seed 1",
+    "refined": Stage(
+        "--size 256 --steps 11000 --refine --spread --across 1 --kl 3e-4 --augmentation corrupt=0.2 --seed 1",
         "first",
     ),
+    "igsc": Stage(
+        "--size 384 --steps 9000 --refine --spread --across 1 --kl-start 3e-4 --kl 3e-4 --lr 5e-4 --seed 2 "
+        "--augmentation corrupt=0.2 --augmentation scale=0.18 --augmentation shift=0.1 --report-test",
+        "refined",
+    ),
+    "no-skip": Stage(
+        "--variant no-skip --size 256 --steps 8000 --spread --across 1 --kl 1e-4 --augmentation corrupt=0.2 --seed 3 "
+        "--report-test",
+        "refined",
+    ),
 }
-SHIPPED: Final = {"hybridgnet-igsc": "refined"}
+SHIPPED: Final = ("igsc", "no-skip")
 
 
 def main() -> None:
@@ -49,8 +66,8 @@ def main() -> None:
         command = stage_command(name, given.data, given.out)
         print(shlex.join(command), flush=True)
         subprocess.run([sys.executable, "-m", *command], check=True)
-    for name, stage in SHIPPED.items():
-        ship(given.out, stage, BUNDLED / f"{name}.safetensors")
+    for name in SHIPPED:
+        ship(given.out, name, BUNDLED / f"hybridgnet-{name}.safetensors")
 
 
 def stage_command(name: str, data: Path, out: Path) -> list[str]:
@@ -64,6 +81,8 @@ def ship(out: Path, stage: str, target: Path) -> None:
     """Write a stage's weights in half precision, with the commands that led to it and the terms of their use."""
     weights = load_weights(out / stage / "weights.safetensors")
     facts = {name: value for name, value in weights.metadata.items() if not name.startswith("cxu_")}
+    recipe = json.loads(facts["recipe"])
+    facts["recipe"] = json.dumps({**recipe, "start": STAGES[stage].start}, sort_keys=True)
     facts |= {"terms": json.dumps(TERMS), "commands": json.dumps(chain(stage))}
     save_weights(weights.model, target, facts, dtype=torch.float16)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
@@ -71,7 +90,7 @@ def ship(out: Path, stage: str, target: Path) -> None:
 
 def chain(stage: str) -> list[str]:
     """Return the commands from the first stage to this one, with made-up folders."""
-    start = STAGES[stage][1]
+    start = STAGES[stage].start
     command = shlex.join(stage_command(stage, Path("/data/train"), Path("runs")))
     return [*(chain(start) if start else []), command]
 
