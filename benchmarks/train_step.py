@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10)
     given = parser.parse_args()
-    options = TrainOptions(steps=1, size=given.size, batch_size=given.batch_size, refine=True, spread=1e-3, across=1.0)
+    options = TrainOptions(steps=1, size=given.size, batch_size=given.batch_size, refine=True, spread=True, across=1.0)
     images = torch.randint(0, 256, (N_IMAGES, 1, given.size, given.size), dtype=torch.uint8)
     data = TrainingData(images, torch.rand(N_IMAGES, 120, 2), torch.full((N_IMAGES,), 1 / N_IMAGES).double())
     trainer = Trainer(first_model(options), data, options)

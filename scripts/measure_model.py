@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import torch
 
 import cxu
@@ -59,6 +60,8 @@ def main() -> None:
     given = parser.parse_args()
     weights = load(given.weights)
     folder = read_folder(given.data).part(given.split)
+    if "JSRT" not in {row.dataset for row in folder.rows}:
+        parser.error(f"{given.data} has no film of JSRT in the split {given.split}: these are the ones to be damaged")
     report: dict[str, Any] = {"model_id": weights.model_id, "split": given.split, "clean": {}, "damaged": {}}
 
     clean = predict_files(folder, given.weights)
@@ -81,8 +84,7 @@ def predict_files(folder: TrainingFolder, weights: str) -> Films:
     """Predict the image files themselves, as a user does, and bring the result into the 1024 frame."""
     files = {path.stem: path for path in (folder.root / "images").iterdir()}
     table = cxu.predict_images([files[row.name] for row in folder.rows], weights=weights)
-    place = {Path(image_id).name: index for index, image_id in enumerate(table["image_id"].to_pylist())}
-    table = table.take([place[row.name] for row in folder.rows])
+    assert [Path(image_id).stem for image_id in table["image_id"].to_pylist()] == [row.name for row in folder.rows]
     scale = MODEL_SIZE / np.array(table["frame_side"].to_pylist())
     offset = np.array(table["frame_offset_xy"].to_pylist())
     found = np.stack([cxu.landmarks(table, row) for row in range(len(table))])
@@ -112,6 +114,7 @@ def describe(films: Films) -> dict[str, Any]:
                 lambda of, v=values[known], w=weights[known]: float(np.average(v[of], weights=w[of])), int(known.sum())
             )
     result["pearson"] = with_interval(lambda of: correlate(films.sigma_px[of], films.error_px[of]), len(pairs))
+    result["median_score_px"] = float(np.median(films.sigma_px.mean(axis=1)))
     result["median_sigma_px"] = float(np.median(films.sigma_px[np.isfinite(films.error_px)]))
     result["median_error_px"] = float(np.nanmedian(films.error_px))
     result["worst_films_error_px"] = np.sort(np.nanmean(films.error_px, axis=1))[::-1][:5].round(1).tolist()
@@ -191,8 +194,8 @@ def sample(model: HybridGNet, images: torch.Tensor) -> tuple[np.ndarray, np.ndar
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the correlation of ranks; ties do not happen among these numbers."""
-    ranks = [np.argsort(np.argsort(values.ravel())).astype(float) for values in (first, second)]
+    """Return the correlation of ranks."""
+    ranks = [pandas.Series(values.ravel()).rank().to_numpy() for values in (first, second)]
     return pearson(*ranks)
 
 
@@ -237,11 +240,11 @@ def print_report(report: dict[str, Any]) -> None:
         "dice_heart": ("Dice heart", "{:.3f}"),
         "pearson": ("Pearson", "{:.2f}"),
     }
-    print("| data set | films |", *(f"{title} |" for title, _ in columns.values()), "sigma px |")
+    print("| data set | films |", *(f"{title} |" for title, _ in columns.values()), "image score px |")
     print("|---" * (3 + len(columns)) + "|")
     for name, numbers in report["clean"].items():
         cells = [with_bounds(numbers.get(key), form) for key, (_, form) in columns.items()]
-        print("|", " | ".join([name, str(numbers["films"]), *cells, f"{numbers['median_sigma_px']:.1f}"]), "|")
+        print("|", " | ".join([name, str(numbers["films"]), *cells, f"{numbers['median_score_px']:.1f}"]), "|")
     print("\n| damage | score px | error px | sigma inside / outside | error inside / outside |\n|---|---|---|---|---|")
     for name, step in report["damaged"]["steps"].items():
         ratios = [f"{step[key]:.1f}" if key in step else "" for key in ("sigma_ratio", "error_ratio")]

@@ -39,7 +39,7 @@ STAGES: Final = {
         "--size 256 --steps 8000 --train-samples 4 --energy 0.05 --augmentation corrupt=0.2 --kl 1e-3",
     ),
     "refined": Stage(
-        "--size 256 --steps 11000 --refine --spread --across 1 --kl 3e-4 --augmentation corrupt=0.2 --seed 1",
+        "--size 256 --steps 11000 --refine --across 1 --kl 3e-4 --augmentation corrupt=0.2 --seed 1",
         "first",
     ),
     "igsc": Stage(

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from cxu.model.card import PAGE, TERMS, describe_model
+from cxu.model.card import DISCLAIMER, PAGE, describe_model, terms_of
 from cxu.model.weight_source import load
-from cxu.model.weights import bundled_variants, load_weights, save_weights
+from cxu.model.weights import bundled_path, bundled_variants, load_weights, save_weights
 from predict_helpers import tiny_model, write_weights
 
 RUN = {
@@ -51,7 +51,7 @@ def test_without_metadata_nothing_is_made_up(tmp_path):
     assert card["architecture"]["variant"] == "no-skip"
     assert (card["images"], card["recipe"], card["scores"]) == ({}, {}, {})
     assert (card["steps"], card["seconds"], card["left_out"], card["status"]) == (None,) * 4
-    assert card["terms"] == TERMS
+    assert (card["terms"], card["page"]) == (DISCLAIMER, None) == ("not a medical device", None)
     assert card["metadata"]["note"] == "random"
 
 
@@ -91,3 +91,25 @@ def test_every_bundled_network_has_a_card(monkeypatch):
         assert card["page"] == PAGE
         assert card["images"]
         assert card["scores"]
+
+
+def test_bundled_weights_are_known_by_their_file_not_by_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundled:x").mkdir()
+    write_weights(tmp_path / "bundled:x/model.safetensors")
+    folder = load("./bundled:x")
+    assert folder.origin.startswith("bundled:")
+    assert describe_model(folder)["page"] is None
+    assert describe_model(load(str(bundled_path())))["page"] == PAGE
+    (tmp_path / "link").symlink_to(bundled_path().parent)
+    assert describe_model(load(f"link/{bundled_path().name}"))["page"] == PAGE
+
+
+@pytest.mark.parametrize(
+    ("metadata", "terms"),
+    [({}, DISCLAIMER), ({"terms": "7"}, DISCLAIMER), ({"terms": "ask"}, "ask"), ({"terms": '"ask"'}, "ask")],
+)
+def test_terms_are_those_of_the_file(tmp_path, metadata, terms):
+    save_weights(tiny_model(), tmp_path / "net.safetensors", metadata)
+    weights = load_weights(tmp_path / "net.safetensors")
+    assert terms_of(weights) == describe_model(weights)["terms"] == terms

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from cxu import store, table
 from cxu.cli import app
-from cxu.model.weights import bundled_path, bundled_variants
+from cxu.model.weights import bundled_path, bundled_variants, save_weights
 from cxu.shape import load_shape_model, sample_shapes
 from hub_server import HubServer
 from predict_helpers import film_pixels, tiny_model, write_film, write_weights
@@ -56,11 +56,20 @@ def test_a_single_image_prints_its_organs(here):
     assert lines[6] == "table: cxu-data/predictions/predictions.parquet (1 row)"
     assert "1 image to cxu-data/predictions · weights" in done.stderr
     assert f"64 px, {row['model_id'][:12]})" in done.stderr
-    assert "research and education only; not a medical device\n" in done.stderr
+    assert "\nnot a medical device\n" in done.stderr
+    assert "research" not in done.stderr
     sigma = row["sigma_model_px"][94:]
     _, mean, worst, node = lines[4].split()
     assert (mean, worst) == (f"{np.mean(sigma):.2f}", f"{max(sigma):.2f}")
     assert int(node) == 94 + int(np.argmax(sigma))
+
+
+def test_terms_of_the_file_are_said_on_one_line(here):
+    write_film(here / "a.png")
+    save_weights(tiny_model(), here / "net.safetensors", {"terms": "ask\n\x1b[31mfirst"})
+    done = cxu("predict", "a.png", "--weights", "net.safetensors", "--samples", 2)
+    assert "\nask\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31mfirst\n" in done.stderr
+    assert "medical" not in done.stderr
 
 
 def test_json_for_one_and_for_many(here):
@@ -363,6 +372,9 @@ def test_weights_from_the_hub(here, monkeypatch):
         server.add("ann/CheXmask-U", content, repo_type="model")
         done = cxu("predict", "a.png", "--weights", "ann/CheXmask-U:v1_skip", "--samples", 3)
         assert done.exit_code == 0, done.stderr
+        assert done.stderr.startswith("downloading the weights ann/CheXmask-U:v1_skip\n")
+        again = cxu("info", "--model", "ann/CheXmask-U:v1_skip")
+        assert (again.exit_code, again.stderr) == (0, "")
         (row,) = rows_in("cxu-data/predictions")
         assert row["repo"] == "ann/CheXmask-U"
         assert len(row["revision"]) == 40

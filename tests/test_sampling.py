@@ -72,7 +72,7 @@ def test_one_sample_has_no_spread(model):
     assert sample_landmarks(model, images, seeds, n_samples=1).std.abs().max() == 0
 
 
-@pytest.mark.parametrize("n_samples", [2, 50])
+@pytest.mark.parametrize("n_samples", [2, 3, 50])
 def test_samples_are_as_far_apart_as_the_spread_says(spreading, n_samples):
     images, seeds = images_and_seeds(2)
     with torch.inference_mode():
@@ -84,16 +84,25 @@ def test_samples_are_as_far_apart_as_the_spread_says(spreading, n_samples):
     torch.testing.assert_close(found.std, stated, atol=1e-6, rtol=1e-3)
 
 
-def test_what_widens_the_samples_leaves_their_mean():
-    spread = 0.01 + torch.rand(2, 120, 2)
-    errors = draw_errors(spread, error_factor(), [1, 2], 7)
+@pytest.mark.parametrize("n_samples", [3, 7, 50])
+def test_what_widens_the_samples_leaves_their_mean_and_adds_its_variance(n_samples):
+    points, spread = 0.02 * torch.randn(2, n_samples, 120, 2), 0.01 + 0.05 * torch.rand(2, 120, 2)
+    errors = draw_errors(points, spread, error_factor(), [1, 2])
     torch.testing.assert_close(errors.mean(dim=1), torch.zeros(2, 120, 2), atol=1e-6, rtol=0)
     torch.testing.assert_close(errors.std(dim=1, correction=0), spread)
+    together = (points.var(dim=1, correction=0) + spread**2).sqrt()
+    torch.testing.assert_close((points + errors).std(dim=1, correction=0), together, atol=0, rtol=1e-3)
     assert not torch.equal(errors[0] / spread[0], errors[1] / spread[1])
 
 
+def test_a_factor_without_size_draws_nothing_and_no_nan():
+    errors = draw_errors(torch.rand(1, 5, 120, 2), torch.ones(1, 120, 2), torch.zeros(240, 240), [1])
+    assert (errors == 0).all()
+
+
 def test_neighbours_go_together_and_x_and_y_do_not():
-    errors = draw_errors(torch.full((1, 120, 2), 0.01), error_factor(), [5], 20_000)[0]
+    points = torch.randn(1, 20_000, 1, 2).expand(-1, -1, 120, -1)
+    errors = draw_errors(points, torch.full((1, 120, 2), 0.01), error_factor(), [5])[0]
     x, y = np.corrcoef(errors[:, :, 0].T), np.corrcoef(errors[:, :, 1].T)
     for found in (x, y):
         assert found[3, 4] == pytest.approx(math.exp(-1 / 18), abs=0.01)

@@ -121,7 +121,7 @@ class RowShape:
     confident, usable
         bool [120], bool [3].
     samples_xy
-        Kept decodes [S, 120, 2], or None.
+        Kept samples [S, 120, 2], or None.
     """
 
     landmarks_xy: FloatArray
@@ -144,7 +144,7 @@ class RowShape:
 
 
 def _samples_of(rows: pa.Table) -> list[FloatArray | None]:
-    """Return each row's kept decodes [S, 120, 2], None where there are none."""
+    """Return each row's kept samples [S, 120, 2], None where there are none."""
     if "samples_xy" not in rows.column_names:
         return [None] * len(rows)
     return [

@@ -30,7 +30,8 @@ Uint8Array = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 _Paint = Callable[[FloatArray], Uint8Array]
 
-DEFAULT_VMAX_PX: Final = 12.0
+# twice the median uncertainty of the bundled weights, and of the most uncertain films of the published ones
+DEFAULT_VMAX_PX: Final = 24.0
 
 # Evenly rising lightness (48 to 93 of 100), hues from blue over pink to yellow.
 _SIGMA_STOPS: Final = (

@@ -42,7 +42,8 @@ def draw_curves(lines: Sequence[Mapping[str, float | int | None]], path: Path) -
     for axes, (title, prefix) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
         for name in dict.fromkeys(name for line in lines for name in line if name.startswith(prefix)):
             points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-            if points:
+            # a logarithmic axis has no place for parts without a weight, nor for a log-likelihood
+            if points and (title not in _LOGARITHMIC or all((value or 0) > 0 for _, value in points)):
                 axes.plot(*zip(*points, strict=True), label=name.removeprefix("val_").removeprefix("loss_"))
         axes.set(title=title, xlabel="step", yscale="log" if title in _LOGARITHMIC else "linear")
         if axes.lines:

@@ -45,13 +45,14 @@ class PredictOptions:
     Attributes
     ----------
     n_samples
-        Decodes behind mean and standard deviation; with one there is no standard deviation.
+        Samples behind mean and standard deviation: decodes, widened by a learned spread where the weights have one.
+        With one sample there is no standard deviation.
     seed
-        Of the decodes; each image's own is made from it and the image's pixels.
+        Of the samples; each image's own is made from it and the image's pixels.
     precision
         Arithmetic of the encoder's convolutions.
     keep_samples
-        Keep every decode, as the column ``samples_xy``.
+        Keep every sample, as the column ``samples_xy``.
     """
 
     n_samples: int = DEFAULT_SAMPLES

@@ -30,6 +30,7 @@ SHEET: Final = "quickstart.png"
 _SOURCE: Final = "synthetic"
 _LIMIT_PX: Final = 5
 _TILE_PX: Final = 320
+_VMAX_PX: Final = 12.0  # the made-up uncertainties are small
 _BANDS: Final = "masks-ignore"
 
 
@@ -126,6 +127,7 @@ def draw_sheet(folder: Path) -> Image.Image:
         subtitle="No row describes a person: outlines come from a shape model, standard deviations are made up, "
         "the grey pictures are drawn.",
         footer=" · ".join(step.command_line for step in STEPS),
+        vmax_px=_VMAX_PX,
         limit_px=_LIMIT_PX,
     )
 
@@ -151,4 +153,5 @@ def _draw_tile(folder: Path, rows: pa.Table, row: int, selected: pa.Table, kept_
         size=_TILE_PX,
         title=image_id,
         subtitle=subtitle,
+        vmax_px=_VMAX_PX,
     )

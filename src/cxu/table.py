@@ -56,7 +56,7 @@ SCHEMA: Final = pa.schema(
         _field("rca_swapped", pa.bool_(), "", "whether the file had the two exchanged; they are sorted here"),
         _field("latent_sigma", pa.list_(pa.float32(), N_LATENT), "", "standard deviations of the latent code"),
         _field("model_id", pa.string(), "", "hash of the weights, or 'published'", nullable=False),
-        _field("n_samples", pa.int32(), "", "decodes behind mean and standard deviation"),
+        _field("n_samples", pa.int32(), "", "samples behind mean and standard deviation"),
         _field("seed", pa.int64(), "", "seed of the decodes"),
         _field("precision", pa.string(), "", "arithmetic of the encoder"),
         _field("repo", pa.string(), "", "Hub repository of the file"),
@@ -77,7 +77,7 @@ OPTIONAL: Final = pa.schema(
     [
         _field("confident", pa.list_(pa.bool_(), N_NODES), "", "nodes within the thresholds of the selection"),
         _field("usable", pa.list_(pa.bool_(), N_ORGANS), "", "organs with enough confident nodes and no long gap"),
-        _field("samples_xy", pa.list_(pa.float32()), _PX, "kept decodes, S × 120 × 2 flattened"),
+        _field("samples_xy", pa.list_(pa.float32()), _PX, "kept samples, S × 120 × 2 flattened"),
         *(_field(name, pa.large_string(), "", "published mask of the organ as shipped") for name in RLE_COLUMNS),
     ]
 )

@@ -1,8 +1,9 @@
-"""How a network is shown."""
+"""How a network is loaded and shown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +12,9 @@ from cxu.cli._tables import titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from cxu.cli._output import Output
+    from cxu.model.weights import Weights
 
 _VARIANTS: Final = {
     "igsc": "igsc: HybridGNet with image-to-graph skip connections",
@@ -30,6 +34,23 @@ _SCORES: Final = {
 }
 
 
+def load_model(output: Output, spec: str) -> Weights:
+    """Load the weights that ``spec`` means; a download is announced on stderr and shows how far it is."""
+    from cxu.model.weight_source import load
+
+    with ExitStack() as shown:
+        advance: Callable[[int], None] | None = None
+
+        def downloaded(n_bytes: int) -> None:
+            nonlocal advance
+            if advance is None:
+                output.say(f"downloading the weights {spec}")
+                advance = shown.enter_context(output.progress("downloading", None, "bytes"))
+            advance(n_bytes)
+
+        return load(spec, progress=downloaded)
+
+
 def model_parts(description: Mapping[str, Any]) -> list[RenderableType]:
     """Return the essentials of :func:`cxu.model.card.describe_model`; what the file does not know is left out."""
     overview = make_table("", ["", ""], [[name, text] for name, text in _overview(description).items() if text])
@@ -47,14 +68,14 @@ def _overview(description: Mapping[str, Any]) -> dict[str, str]:
         "parameters": f"{network['parameters']:,}",
         "refinement": "two further skip connections" if network["refine"] else "none",
         "spread": "of samples, and learned for each node" if network["spread"] else "of samples",
-        "file": _plain(description["file"]),
+        "file": plain(description["file"]),
         "size": f"{size(description['bytes'])}, {description['stored']}",
         "model_id": description["model_id"],
-        "repository": _plain(f"{description['repo']} at {description['revision']}") if description["repo"] else "",
+        "repository": plain(f"{description['repo']} at {description['revision']}") if description["repo"] else "",
         "training": _training(description),
         "left out": _counted(description["left_out"], "image"),
-        "status": _plain(description["status"] or ""),
-        "terms": _plain(description["terms"]) + page,
+        "status": plain(description["status"] or ""),
+        "terms": plain(description["terms"]) + page,
     }
 
 
@@ -63,7 +84,7 @@ def _training(description: Mapping[str, Any]) -> str:
     parts = [_counted(description["steps"], "step"), "" if seconds is None else _counted(round(seconds / 60), "minute")]
     if "start" in recipe:
         start = recipe["start"]
-        parts.append("from new weights" if start is None else _plain(f"from {PurePath(str(start)).name}"))
+        parts.append("from new weights" if start is None else plain(f"from {PurePath(str(start)).name}"))
     return ", ".join(part for part in parts if part)
 
 
@@ -72,8 +93,8 @@ def _images(images: Mapping[str, Mapping[str, int]]) -> list[RenderableType]:
         return []
     found = {split for splits in images.values() for split in splits}
     columns = [*(split for split in _SPLITS if split in found), *sorted(found - {*_SPLITS})]
-    rows = [[_plain(dataset), *(splits.get(split) for split in columns)] for dataset, splits in images.items()]
-    return titled("Images of its training data, by split", ["data set", *map(_plain, columns)], rows)
+    rows = [[plain(dataset), *(splits.get(split) for split in columns)] for dataset, splits in images.items()]
+    return titled("Images of its training data, by split", ["data set", *map(plain, columns)], rows)
 
 
 def _scores(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> list[RenderableType]:
@@ -82,8 +103,8 @@ def _scores(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> l
         return []
     measured = scores[part]
     names = [name for name in _SCORES if any(one.get(name) is not None for one in measured.values())]
-    rows = [[_plain(dataset), *(_figure(one.get(name), name) for name in names)] for dataset, one in measured.items()]
-    title = f"Measured on the {_plain(part)} part, px of the 1024 model frame"
+    rows = [[plain(dataset), *(_figure(one.get(name), name) for name in names)] for dataset, one in measured.items()]
+    title = f"Measured on the {plain(part)} part, px of the 1024 model frame"
     return titled(title, ["data set", *(_SCORES[name][0] for name in names)], rows) if names else []
 
 
@@ -95,6 +116,6 @@ def _counted(number: float | None, noun: str) -> str:
     return "" if number is None else f"{number:,.0f} {noun}{'' if number == 1 else 's'}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text of a foreign file without what a terminal would obey, or cannot show."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

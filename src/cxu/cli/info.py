@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from cxu.cli._model import model_parts
+from cxu.cli._model import load_model, model_parts
 from cxu.cli._options import FrameOption, HomeOption, JsonOption, with_default
 from cxu.cli._output import Output, make_table, percent
 from cxu.cli._tables import announce, titled
@@ -85,9 +85,8 @@ def _describe_model(output: Output, spec: str, table: str | None, frame: str | N
         other = f"the table {table}" if table is not None else f"--frame {frame}"
         raise UsageError(f"--model {spec} describes a network, {other} asks for a table: give one of them")
     from cxu.model.card import describe_model
-    from cxu.model.weight_source import load
 
-    description = describe_model(load(spec))
+    description = describe_model(load_model(output, spec))
     output.result(description, *model_parts(description))
 
 

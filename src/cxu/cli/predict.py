@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cxu.cli._errors import SOME_FAILED
+from cxu.cli._model import load_model, plain
 from cxu.cli._options import HomeOption, JsonOption
 from cxu.cli._output import Output, make_table
 from cxu.cli._tables import titled
@@ -40,7 +41,7 @@ def command(
         typer.Option("--out", help="Folder for the results.", show_default="predictions/ in the home"),
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", min=1, help="Decodes behind mean and uncertainty.", rich_help_panel=_WHAT)
+        int, typer.Option("--samples", min=1, help="Samples behind mean and uncertainty.", rich_help_panel=_WHAT)
     ] = 50,
     seed: Annotated[
         int,
@@ -78,7 +79,7 @@ def command(
         bool, typer.Option("--masks", help="Also draw masks at each image's resolution.", rich_help_panel=_WRITTEN)
     ] = False,
     keep_samples: Annotated[
-        bool, typer.Option("--keep-samples", help="Keep every decode (48 kB an image).", rich_help_panel=_WRITTEN)
+        bool, typer.Option("--keep-samples", help="Keep every sample (48 kB an image).", rich_help_panel=_WRITTEN)
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove what the folder holds first.", rich_help_panel=_WRITTEN)
@@ -105,7 +106,6 @@ def command(
     only; not a medical device.
     """
     from cxu.model.device import find_device
-    from cxu.model.weight_source import load
     from cxu.predict import PredictOptions, Predictor
     from cxu.predict_extras import Extras
     from cxu.predict_plan import plan_images
@@ -117,7 +117,7 @@ def command(
     batch, chosen = _batch_size(batch_size), find_device(device)
     out = out or store.predictions_folder
     plan = plan_images(images, source)
-    loaded = load(weights)
+    loaded = load_model(output, weights)
     predictor = Predictor(loaded, options, chosen, batch)
     _announce(output, out, loaded, predictor, plan)
     report = predict_into(
@@ -150,7 +150,7 @@ def _batch_size(text: str) -> int | None:
 
 
 def _announce(output: Output, out: Path, weights: Weights, predictor: Predictor, plan: PredictPlan) -> None:
-    from cxu.model.card import TERMS
+    from cxu.model.card import terms_of
 
     config = weights.model.config
     variant = "with" if config.use_skip else "without"
@@ -158,7 +158,7 @@ def _announce(output: Output, out: Path, weights: Weights, predictor: Predictor,
         f"{_counted(len(plan.images), 'image')} to {out} · weights {weights.origin} ({variant} skip connections, "
         f"{config.size} px, {weights.model_id[:12]}) · {predictor.device}, {predictor.options.precision}"
     )
-    output.say(TERMS)
+    output.say(plain(terms_of(weights)))
     if plan.own:
         output.say(f"{_counted(len(plan.own), 'file')} that cxu wrote left out")
     if plan.others:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from cxu.model.weights import BUNDLED, Weights
+from cxu.model.weights import Weights, bundled_path, bundled_variants
 
-TERMS: Final = "research and education only; not a medical device"
+DISCLAIMER: Final = "not a medical device"
 PAGE: Final = "docs/model.md"
 _MOST_LEVELS: Final = 20  # of values in values: far beyond what cxu writes, far below what JSON writers stumble over
 _LARGEST: Final = 1e15
@@ -24,7 +24,7 @@ def describe_model(weights: Weights) -> dict[str, Any]:
     Keys: ``model_id``, ``origin``, ``file``, ``bytes``, ``stored`` (precision on disk), ``repo``, ``revision``;
     ``architecture``: the network's configuration with its ``variant`` and number of ``parameters``; ``images``: numbers
     by data set and split, ``left_out`` images; ``recipe``, ``steps``, ``seconds``; ``scores`` by part and data set;
-    ``terms``, ``status``; ``page``: documentation of weights that ship with cxu; ``metadata``: all that the file says.
+    ``terms`` (:func:`terms_of`), ``status``; ``page``: documentation of weights that ship with cxu; ``metadata``: all that the file says.
     Where the file says nothing: None, or an empty object.
     """
     said = {str(name): _decoded(value) for name, value in weights.metadata.items()}
@@ -44,11 +44,21 @@ def describe_model(weights: Weights) -> dict[str, Any]:
         "steps": _number(said.get("steps")),
         "seconds": _number(said.get("seconds")),
         "scores": _scores(said.get("scores")),
-        "terms": _text(said.get("terms")) or TERMS,
+        "terms": terms_of(weights),
         "status": _text(said.get("status")),
-        "page": PAGE if weights.origin.partition(":")[0] == BUNDLED else None,
+        "page": PAGE if _is_bundled(weights) else None,
         "metadata": said,
     }
+
+
+def terms_of(weights: Weights) -> str:
+    """Return on what terms weights may be used, by their file; where it states none, only that they are no device."""
+    return _text(_decoded(weights.metadata.get("terms"))) or DISCLAIMER
+
+
+def _is_bundled(weights: Weights) -> bool:
+    """Tell it by the file: what a folder or a repository is called is up to its owner."""
+    return weights.path.resolve() in {bundled_path(variant).resolve() for variant in bundled_variants()}
 
 
 def _architecture(weights: Weights) -> dict[str, Any]:

@@ -340,7 +340,7 @@ class Refinement(nn.Module):
 class Spread(nn.Module):
     """How far from the truth a node is to be expected, by what is known of it: a standard deviation along x and y.
 
-    Not in the published network. It looks on: no gradient leads from here to the positions.
+    Not in the published network. It looks on: no gradient leads from its evidence to the positions.
     """
 
     error_factor: Tensor
@@ -360,7 +360,7 @@ class Spread(nn.Module):
 
     def forward(self, evidence: Tensor) -> Tensor:
         """[M, N, E] → [M, N, 2], in the units of positions."""
-        hidden = functional.gelu(self.entry(evidence.detach()) + self.node)
+        hidden = functional.gelu(self.entry(evidence) + self.node)
         hidden = hidden + functional.gelu(self.graphConv_1(hidden))
         hidden = hidden + functional.gelu(self.graphConv_2(hidden))
         low, high = _SPREAD_RANGE
@@ -448,11 +448,12 @@ def _n_evidence(config: ModelConfig) -> int:
     return maps
 
 
+@torch.no_grad()
 def _evidence(encoding: Encoding, nodes: Tensor, points: Tensor, drafts: list[Tensor], pos2: Tensor | None) -> Tensor:
     """Return what the error of a node may be seen from, [M, N, E]: its features, the maps there, how it was moved."""
     parts = [nodes]
     if pos2 is not None:
-        places = points.detach().reshape(len(encoding.mu), -1, 2)
+        places = points.reshape(len(encoding.mu), -1, 2)
         maps = [encoding.conv5, *(each for each in (encoding.conv4, encoding.conv3) if each is not None)]
         parts += [sample_maps(each, places).view(*nodes.shape[:2], -1) for each in maps]
         if drafts:

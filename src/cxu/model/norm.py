@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPS: Final = 1e-5
 _STRIPES: Final = 16  # sums run within stripes, then over them in float32: bfloat16 would lose what is added late
@@ -40,6 +41,7 @@ class _Norm(torch.autograd.Function):
         return normed
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         maps, normed, weight, mean, inverse = ctx.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)

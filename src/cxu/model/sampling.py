@@ -21,6 +21,7 @@ from cxu.anatomy import N_NODES
 from cxu.model.hybridgnet import Encoding, HybridGNet, Precision
 
 DEFAULT_SAMPLES = 50
+_TINY = 1e-20  # in place of a zero that would be divided by
 
 
 @dataclass(frozen=True)
@@ -66,30 +67,35 @@ def draw_latents(encoding: Encoding, seeds: Sequence[int], n_samples: int) -> Te
     return encoding.mu[:, None] + torch.exp(0.5 * encoding.log_var)[:, None] * eps
 
 
-def draw_errors(spread: Tensor, factor: Tensor, seeds: Sequence[int], n_samples: int) -> Tensor:
+def draw_errors(points: Tensor, spread: Tensor, factor: Tensor, seeds: Sequence[int]) -> Tensor:
     """Return errors as a network expects them, to be added to the decodes, [B, S, 120, 2].
 
-    Over the samples of an image every coordinate has a mean of exactly zero and the standard deviation that was stated,
-    so that what is added widens the samples, and neither their mean nor their spread depends on chance. Errors of nodes
-    go together as the factor says.
+    Over the samples of an image every coordinate of them has a mean of exactly zero, exactly the standard deviation that
+    was stated, and no correlation with the decodes. So the mean stays where it is, variances add up, and neither depends
+    on chance. Errors of nodes go together as the factor says.
 
     Parameters
     ----------
+    points
+        Decodes [B, S, 120, 2], S of 3 or more; of two samples nothing is left to chance, and they are spread as stated.
     spread
         [B, 120, 2].
     factor
         [240, 240], L of the correlation L Lᵀ.
     seeds
         One for each image.
-    n_samples
-        S, 2 or more.
     """
+    n_images, n_samples = points.shape[:2]
     # streams of their own: the latent codes are the same with a spread and without
-    eps = _noise([seed ^ 1 for seed in seeds], (n_samples, 2 * N_NODES)).to(spread.device)
-    errors = eps @ factor.T
+    eps = _noise([seed ^ 1 for seed in seeds], (n_samples, 2 * N_NODES)).to(points.device)
+    errors = (eps @ factor.T).view(n_images, n_samples, N_NODES, 2)
     errors = errors - errors.mean(dim=1, keepdim=True)
-    errors = errors / errors.std(dim=1, keepdim=True, correction=0)
-    return spread[:, None] * errors.view(len(spread), n_samples, N_NODES, 2)
+    if n_samples > 2:
+        decodes = points - points.mean(dim=1, keepdim=True)
+        share = (errors * decodes).sum(dim=1, keepdim=True) / decodes.square().sum(dim=1, keepdim=True).clamp_min(_TINY)
+        errors = errors - share * decodes
+    scale = spread[:, None] / errors.std(dim=1, keepdim=True, correction=0).clamp_min(_TINY)
+    return scale * errors
 
 
 def _noise(seeds: Sequence[int], shape: tuple[int, int]) -> Tensor:
@@ -147,7 +153,7 @@ def sample_landmarks(
         if model.config.spread and n_samples > 1:
             spread = model.decode(encoding, encoding.mu[:, None], spread=True).spread
             assert spread is not None
-            points = points + draw_errors(spread[:, 0], model.spread.error_factor, seeds, n_samples)
+            points = points + draw_errors(points, spread[:, 0], model.spread.error_factor, seeds)
         return Samples(
             mean=points.mean(dim=1),
             std=points.std(dim=1, correction=0),

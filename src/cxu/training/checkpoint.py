@@ -68,6 +68,10 @@ def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> State | None:
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
         raise FormatError(f"{path} is damaged, or no checkpoint of a run; remove it to begin anew") from None
     for name, value in identity.items():
+        if name not in there:
+            raise OutputExistsError(
+                f"{folder} holds a run begun by an older cxu, which knew no {name}: give another folder, or remove it"
+            )
         if there.get(name) != value:
             raise OutputExistsError(
                 f"{folder} holds another run: its {name} is {there.get(name)!r}, not {value!r}. "

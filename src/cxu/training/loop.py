@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -196,7 +197,8 @@ class _Run:
     def go(self, progress: Callable[[Progress], None] | None) -> None:
         """Train to the end, or until interrupted: then the state is saved and KeyboardInterrupt raised."""
         self.clock.start = time.monotonic()
-        with interrupts.deferred() as interrupted, freed_memory_kept():
+        kept = freed_memory_kept() if self.trainer.device.type == "cpu" else contextlib.nullcontext()
+        with interrupts.deferred() as interrupted, kept:
             while (fraction := self.fraction) < 1:
                 self._advance(fraction)
                 line = self._validate(fraction) if self._is_due(fraction) else None

@@ -90,10 +90,10 @@ def squared_error_across(points: Tensor, targets: Tensor) -> Tensor:
     turned = [ring.roll(-1, dims=1) - ring.roll(1, dims=1) for ring in rings]
     tangents = torch.cat(turned, dim=1)
     normals = functional.normalize(torch.stack([-tangents[..., 1], tangents[..., 0]], dim=-1), dim=-1)
-    distances = ((points - targets) * normals).sum(dim=-1)
-    known = distances.isfinite()
+    known = (targets + normals).isfinite().all(dim=-1)
     # NaN would spoil the gradient even where it is not chosen
-    distances = torch.where(known[..., None], (points - targets.nan_to_num()) * normals.nan_to_num(), 0.0).sum(dim=-1)
+    products = (points - targets.nan_to_num()) * normals.nan_to_num()
+    distances = torch.where(known, products.sum(dim=-1), 0.0)
     return distances.square().sum() / known.sum().clamp(min=1)
 
 

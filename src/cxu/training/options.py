@@ -167,6 +167,9 @@ class TrainOptions:
         _require(self, "2 or more", lambda value: value >= 2, "samples")
         _require(self, "0 or more", lambda value: value >= 0, "weight_decay", "energy", "across", "seed")
         _require(self, "0 or more", lambda value: value >= 0, "checkpoint_minutes")
+        for name in ("refine", "spread", "report_test"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"training option {name} = {getattr(self, name)!r}; expected True or False")
         if self.refine and self.variant != "igsc":
             raise UsageError("refinement takes features of the image along: it needs the variant igsc")
         _require(self, "0 or more and below 1", lambda value: 0 <= value < 1, "ema", "warmup")

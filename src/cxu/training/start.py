@@ -44,21 +44,29 @@ def first_model(options: TrainOptions) -> HybridGNet:
 def take_over(start: HybridGNet, model: HybridGNet, origin: str) -> None:
     """Copy into ``model`` what ``start`` has of it: latent layers are resized, layers of another shape stay new.
 
-    Of the other variant the layers behind a skip connection have another shape; the encoder is the same.
+    Of the other variant the layers behind a skip connection have another shape; the encoder is the same. A layer is taken
+    over whole or not at all, and so is what refines the positions or states their spread. Maps are sampled as in
+    every training run (``fixed``), whatever the start did.
     """
-    if start.config.latents != model.config.latents:
-        raise UsageError(
-            f"weights {origin} have {start.config.latents} latents; the run asks for {model.config.latents}"
-        )
+    for what in ("latents", "order", "filters"):
+        theirs, ours = getattr(start.config, what), getattr(model.config, what)
+        if theirs != ours:
+            raise UsageError(f"weights {origin} have {what} {theirs}; the run asks for {ours}")
     state, own = dict(start.state_dict()), model.state_dict()
     before, after = start.config.size // 32, model.config.size // 32
     for name in _LATENT_LAYERS:
         state[name] = resize_latent_layer(state[name], before, after)
-    fitting = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
-    # all orders of a graph convolution or none: a mixture would be neither layer
-    strange = {name.split(".lins.")[0] for name in own if name not in fitting and ".lins." in name}
-    kept = {name: tensor for name, tensor in fitting.items() if not name.startswith(tuple(f"{s}." for s in strange))}
+    new = {_layer(name) for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape}
+    kept = {name: state[name] for name in own if _layer(name) not in new}
     model.load_state_dict({**own, **kept})
+
+
+def _layer(name: str) -> str:
+    """Return the layer that a tensor belongs to; a further part of the network counts as one."""
+    part = name.partition(".")[0]
+    if part.startswith(("refine_", "spread")):
+        return part
+    return name.split(".lins.")[0] if ".lins." in name else name.rpartition(".")[0]
 
 
 def resize_latent_layer(weight: Tensor, before: int, after: int) -> Tensor:

@@ -67,11 +67,7 @@ class Trainer:
         options, (images, targets) = self.options, self._batch()
         generator = step_generator(options.seed, self.step, "images", self.device)
         images, targets = augment(images, targets, generator, options.augment)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-            encoding = self.model.encode(images)
-        encoding = encoding._replace(
-            **{name: part.float() for name, part in encoding._asdict().items() if part is not None}
-        )
+        encoding = self.model.encode(images, options.precision)
         shape = (len(images), options.train_samples, options.latents)
         noise = torch.randn(shape, generator=generator, device=self.device)
         latents = encoding.mu[:, None] + torch.exp(0.5 * encoding.log_var)[:, None] * noise
