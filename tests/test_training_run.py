@@ -372,3 +372,37 @@ def test_a_device_that_is_not_there_is_refused(folder, tmp_path):
 def test_a_run_on_cuda(folder, tmp_path):
     report = train(folder, tmp_path, options(device="cuda", train_samples=2, energy=0.1))
     assert report.steps == 6
+
+
+# --- the further parts -----------------------------------------------------------------------------------------------
+
+PARTS = {"refine": True, "across": 1.0, "spread": True}
+
+
+def test_a_run_with_every_further_part_continues_bit_for_bit(folder, tmp_path):
+    recipe = options(**PARTS)
+    train(folder, tmp_path / "whole", recipe)
+    train_but_stop(folder, tmp_path / "stopped", options(**PARTS, checkpoint_minutes=0), 3)
+    assert train(folder, tmp_path / "stopped", recipe).resumed_at > 0
+    assert_same(tensors(tmp_path / "stopped"), tensors(tmp_path / "whole"))
+    assert load_weights(tmp_path / "whole" / RESULT).model.config.spread
+
+
+def test_the_spread_only_looks_on(folder, tmp_path):
+    train(folder, tmp_path / "without", options(refine=True))
+    train(folder, tmp_path / "with", options(refine=True, spread=True))
+    without, having = tensors(tmp_path / "without"), tensors(tmp_path / "with")
+    # numbers are drawn anew for further layers, which come last: those before them begin alike
+    assert set(having) - set(without) == {name for name in having if name.startswith("spread.")}
+    assert_same({name: having[name] for name in without}, without)
+    new = load_weights(tmp_path / "with" / RESULT).model.spread
+    assert new.exit.weight.abs().max() > 0
+
+
+def test_a_run_of_an_older_version_is_named_as_such(folder, tmp_path, whole):
+    out, _ = whole
+    content = torch.load(out / CHECKPOINT_NAME, weights_only=True)
+    del content["identity"]["refine"]
+    torch.save(content, tmp_path / CHECKPOINT_NAME)
+    with pytest.raises(OutputExistsError, match="begun by an older cxu, which knew no refine"):
+        train(folder, tmp_path, options())

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxu.errors import MissingInputError, UsageError
-from cxu.model.hybridgnet import ModelConfig
+from cxu.model.hybridgnet import HybridGNet, ModelConfig
 from cxu.model.weights import save_weights
 from cxu.training import TrainOptions
 from cxu.training.start import first_model, resize_latent_layer
@@ -94,7 +94,7 @@ def test_the_other_variant_keeps_the_layers_of_the_same_shape_whole(tmp_path, be
 
 def test_weights_of_another_latent_size_are_refused(tmp_path):
     saved(tmp_path / "w.safetensors")
-    with pytest.raises(UsageError, match=r"w\.safetensors have 8 latents; the run asks for 16"):
+    with pytest.raises(UsageError, match=r"w\.safetensors have latents 8; the run asks for 16"):
         first_model(options(start=str(tmp_path / "w.safetensors"), latents=16))
 
 
@@ -110,3 +110,20 @@ def test_first_weights_follow_the_seed_and_leave_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_a_further_part_is_taken_over_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "w.safetensors"
+    model = first_model(options(variant="no-skip", spread=True))
+    torch.nn.init.ones_(model.spread.exit.bias)
+    save_weights(model, path, {})
+    # behind skip connections the spread has more to look at: its first layer is another
+    started = first_model(options(spread=True, start=str(path)))
+    assert torch.equal(started.spread.exit.bias, first_model(options(spread=True)).spread.exit.bias)
+    assert torch.equal(started.encoder.fc_mu.weight, model.encoder.fc_mu.weight)
+
+
+def test_weights_of_another_order_are_refused(tmp_path):
+    save_weights(HybridGNet(ModelConfig(64, latents=8, order=3)), tmp_path / "w.safetensors", {})
+    with pytest.raises(UsageError, match="have order 3; the run asks for 6"):
+        first_model(options(start=str(tmp_path / "w.safetensors")))

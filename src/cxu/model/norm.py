@@ -41,7 +41,7 @@ class _Norm(torch.autograd.Function):
         return normed
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         maps, normed, weight, mean, inverse = ctx.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)

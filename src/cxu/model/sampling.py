@@ -70,9 +70,9 @@ def draw_latents(encoding: Encoding, seeds: Sequence[int], n_samples: int) -> Te
 def draw_errors(points: Tensor, spread: Tensor, factor: Tensor, seeds: Sequence[int]) -> Tensor:
     """Return errors as a network expects them, to be added to the decodes, [B, S, 120, 2].
 
-    Over the samples of an image every coordinate of them has a mean of exactly zero, exactly the standard deviation that
-    was stated, and no correlation with the decodes. So the mean stays where it is, variances add up, and neither depends
-    on chance. Errors of nodes go together as the factor says.
+    Over the samples of an image every coordinate of them has a mean of exactly zero, exactly the standard deviation
+    that was stated, and no correlation with the decodes. So the mean stays where it is, variances add up, and neither
+    depends on chance. Errors of nodes go together as the factor says.
 
     Parameters
     ----------

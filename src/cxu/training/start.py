@@ -44,8 +44,8 @@ def first_model(options: TrainOptions) -> HybridGNet:
 def take_over(start: HybridGNet, model: HybridGNet, origin: str) -> None:
     """Copy into ``model`` what ``start`` has of it: latent layers are resized, layers of another shape stay new.
 
-    Of the other variant the layers behind a skip connection have another shape; the encoder is the same. A layer is taken
-    over whole or not at all, and so is what refines the positions or states their spread. Maps are sampled as in
+    Of the other variant the layers behind a skip connection have another shape; the encoder is the same. A layer is
+    taken over whole or not at all, and so is what refines the positions or states their spread. Maps are sampled as in
     every training run (``fixed``), whatever the start did.
     """
     for what in ("latents", "order", "filters"):
@@ -66,7 +66,7 @@ def _layer(name: str) -> str:
     part = name.partition(".")[0]
     if part.startswith(("refine_", "spread")):
         return part
-    return name.split(".lins.")[0] if ".lins." in name else name.rpartition(".")[0]
+    return name.partition(".lins.")[0] if ".lins." in name else name.rpartition(".")[0]
 
 
 def resize_latent_layer(weight: Tensor, before: int, after: int) -> Tensor:
