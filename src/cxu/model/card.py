@@ -24,8 +24,8 @@ def describe_model(weights: Weights) -> dict[str, Any]:
     Keys: ``model_id``, ``origin``, ``file``, ``bytes``, ``stored`` (precision on disk), ``repo``, ``revision``;
     ``architecture``: the network's configuration with its ``variant`` and number of ``parameters``; ``images``: numbers
     by data set and split, ``left_out`` images; ``recipe``, ``steps``, ``seconds``; ``scores`` by part and data set;
-    ``terms`` (:func:`terms_of`), ``status``; ``page``: documentation of weights that ship with cxu; ``metadata``: all that the file says.
-    Where the file says nothing: None, or an empty object.
+    ``terms`` (:func:`terms_of`), ``status``; ``page``: documentation of weights that ship with cxu; ``metadata``: all
+    that the file says. Where the file says nothing: None, or an empty object.
     """
     said = {str(name): _decoded(value) for name, value in weights.metadata.items()}
     data, recipe = _object(said.get("data")), _object(said.get("recipe"))
