@@ -48,7 +48,7 @@ STAGES: Final = {
         "refined",
     ),
     "no-skip": Stage(
-        "--variant no-skip --size 256 --steps 8000 --spread --across 1 --kl 1e-4 --augmentation corrupt=0.2 --seed 3 "
+        "--variant no-skip --size 256 --steps 5000 --spread --across 1 --kl 1e-4 --augmentation corrupt=0.2 --seed 3 "
         "--report-test",
         "refined",
     ),
