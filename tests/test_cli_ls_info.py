@@ -297,7 +297,7 @@ def test_info_shows_the_bundled_model(cxu, offline, arguments):
     assert shown["network"].startswith("igsc: ")
     assert (shown["model_id"], shown["file"]) == (digest, str(bundled_path()))
     assert "research and education only; not a medical device" in shown["terms"]
-    assert "(docs/model.md)" in shown["terms"]
+    assert shown["card"] == "docs/model.md"
     assert "Images of its training data, by split" in lines
     assert any(line.startswith("Measured on the ") for line in lines)
 

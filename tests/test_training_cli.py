@@ -7,6 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from cxu.cli import app
+from cxu.model.weights import load_weights
 from training_helpers import make_folder
 
 TINY = ["--size", 64, "--latents", 8, "--batch-size", 2, "--samples", 3, "--validations", 2, "--device", "cpu"]
@@ -85,9 +86,9 @@ def test_every_option_reaches_the_recipe(folder, tmp_path):
     start = cxu("train", folder, "--out", tmp_path / "a", *TINY, "--steps", 1, "--variant", "no-skip")
     assert start.exit_code == 0
     words = (
-        "--variant no-skip --share JSRT=0.3 --lr 0.01 --schedule step --warmup 0.1 --weight-decay 0.2 --kl 0.3 "
-        "--kl-start 0.04 --kl-ramp 0.5 --energy 0.6 --train-samples 2 --mse-on samples --ema 0.7 "
-        "--augmentation off --augmentation noise=0.08 --precision float32 --seed 9 --checkpoint-minutes 1"
+        "--variant no-skip --across 0.4 --spread --share JSRT=0.3 --lr 0.01 --schedule step --warmup 0.1 "
+        "--weight-decay 0.2 --kl 0.3 --kl-start 0.04 --kl-ramp 0.5 --energy 0.6 --train-samples 2 --mse-on samples "
+        "--ema 0.7 --augmentation off --augmentation noise=0.08 --precision float32 --seed 9 --checkpoint-minutes 1"
     )
     weights = tmp_path / "a" / "weights.safetensors"
     done = cxu("train", folder, "--out", tmp_path / "b", *TINY, "--budget", 0.001, "--start", weights, *words.split())
@@ -98,6 +99,7 @@ def test_every_option_reaches_the_recipe(folder, tmp_path):
         "variant": "no-skip",
         "size": 64,
         "latents": 8,
+        "refine": False,
         "steps": None,
         "budget_minutes": 0.001,
         "batch_size": 2,
@@ -113,6 +115,8 @@ def test_every_option_reaches_the_recipe(folder, tmp_path):
         "train_samples": 2,
         "energy": 0.6,
         "mse_on": "samples",
+        "across": 0.4,
+        "spread": True,
         "ema": 0.7,
         "precision": "float32",
         "validations": 2,
@@ -120,6 +124,19 @@ def test_every_option_reaches_the_recipe(folder, tmp_path):
         "start": str(weights),
         "seed": 9,
     }
+
+
+def test_refinement_reaches_the_network(folder, tmp_path):
+    done = cxu("train", folder, "--out", tmp_path / "run", *TINY, "--steps", 1, "--refine", "--spread")
+    assert done.exit_code == 0, done.output
+    config = load_weights(tmp_path / "run" / "weights.safetensors").model.config
+    assert (config.refine, config.spread) == (True, True)
+    assert (
+        cxu(
+            "train", folder, "--out", tmp_path / "no", *TINY, "--steps", 1, "--refine", "--variant", "no-skip"
+        ).exit_code
+        == 2
+    )
 
 
 def test_a_damaged_image_is_a_failure(tmp_path):

@@ -60,7 +60,6 @@ def model_parts(description: Mapping[str, Any]) -> list[RenderableType]:
 
 def _overview(description: Mapping[str, Any]) -> dict[str, str]:
     network = description["architecture"]
-    page = f" ({description['page']})" if description["page"] else ""
     return {
         "network": _VARIANTS[network["variant"]],
         "input": f"{network['size']} × {network['size']} px",
@@ -75,7 +74,8 @@ def _overview(description: Mapping[str, Any]) -> dict[str, str]:
         "training": _training(description),
         "left out": _counted(description["left_out"], "image"),
         "status": plain(description["status"] or ""),
-        "terms": plain(description["terms"]) + page,
+        "terms": plain(description["terms"]),
+        "card": description["page"] or "",
     }
 
 
