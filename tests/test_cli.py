@@ -1,11 +1,13 @@
 """The command line as a whole."""
 
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 import cxu
+from cxu.__main__ import main
 from cxu.cli import app
 
 
@@ -34,3 +36,18 @@ def test_help_of_every_command_ends_with_an_example(command):
 
 def test_an_unknown_command_is_a_usage_error():
     assert run("frobnicate").exit_code == 2
+
+
+def test_ctrl_c_while_cxu_loads_is_no_traceback(monkeypatch):
+    class Interrupting:
+        def find_spec(self, name, *_):
+            if name == "cxu.cli":
+                raise KeyboardInterrupt
+            return
+
+    for name in [name for name in sys.modules if name == "cxu.cli" or name.startswith("cxu.cli.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 130
