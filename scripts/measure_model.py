@@ -160,6 +160,7 @@ def measure_damaged(model: HybridGNet, folder: TrainingFolder) -> dict[str, Any]
         "spearman": with_interval(lambda of: spearman(score[:, of], error[:, of]), count),
         "spearman_noise": with_interval(lambda of: spearman(score[:noisy, of], error[:noisy, of]), count),
         "spearman_squares": with_interval(lambda of: spearman(score[noisy:, of], error[noisy:, of]), count),
+        "spearman_within_films": with_interval(lambda of: within_films(score[:, of], error[:, of]), count),
         "sigma_inside_outside": float(np.median(np.concatenate(inside)) / np.median(np.concatenate(outside))),
     }
 
@@ -231,6 +232,11 @@ def draw_gallery(films: Films, datasets: np.ndarray, path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
+def within_films(score: np.ndarray, error: np.ndarray) -> float:
+    """Return the mean over films of the correlation of ranks over a film's damages, [steps, films]."""
+    return float(np.mean([spearman(score[:, film], error[:, film]) for film in range(score.shape[1])]))
+
+
 def print_report(report: dict[str, Any]) -> None:
     """Print the tables of docs/model.md, in Markdown."""
     columns = {
@@ -249,7 +255,7 @@ def print_report(report: dict[str, Any]) -> None:
     for name, step in report["damaged"]["steps"].items():
         ratios = [f"{step[key]:.1f}" if key in step else "" for key in ("sigma_ratio", "error_ratio")]
         print("|", " | ".join([name, f"{step['median_score_px']:.1f}", f"{step['median_error_px']:.1f}", *ratios]), "|")
-    for key in ("spearman", "spearman_noise", "spearman_squares"):
+    for key in ("spearman", "spearman_noise", "spearman_squares", "spearman_within_films"):
         print(f"\n{key}: {with_bounds(report['damaged'][key], '{:.2f}')}")
     print(f"sigma inside / outside squares: {report['damaged']['sigma_inside_outside']:.2f}")
 

@@ -233,6 +233,19 @@ def test_the_spread_stays_within_its_range(bias, expected):
     torch.testing.assert_close(model(torch.rand(1, 1, 64, 64)).spread, torch.full((1, 1, 120, 2), expected))
 
 
+@pytest.mark.parametrize(("bias", "error"), [(3.0, 0.1), (-20.0, 0.1)])
+def test_a_spread_beyond_its_range_comes_back(bias, error):
+    model = HybridGNet(ModelConfig(64, spread=True))
+    torch.nn.init.constant_(model.spread.exit.bias, bias)
+    optimiser = torch.optim.SGD(model.spread.parameters(), lr=0.1)
+    spread = model(torch.rand(1, 1, 64, 64)).spread
+    (0.5 * (error / spread).square() + spread.log()).mean().backward()
+    torch.nn.utils.clip_grad_norm_(model.spread.parameters(), 1.0)
+    optimiser.step()
+    moved = model.spread.exit.bias - bias
+    assert (moved * (1 if bias < 0 else -1) > 0).all()
+
+
 @pytest.mark.parametrize("parts", [{"refine": True}, {}, {"use_skip": False}])
 def test_the_spread_only_looks_on(parts):
     torch.manual_seed(0)

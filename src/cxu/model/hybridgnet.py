@@ -363,8 +363,10 @@ class Spread(nn.Module):
         hidden = functional.gelu(self.entry(evidence) + self.node)
         hidden = hidden + functional.gelu(self.graphConv_1(hidden))
         hidden = hidden + functional.gelu(self.graphConv_2(hidden))
+        logarithm = self.exit(hidden)
         low, high = _SPREAD_RANGE
-        return torch.exp(self.exit(hidden).clamp(math.log(low), math.log(high)))
+        # beyond the range its gradient goes on, or what once left it would never come back
+        return torch.exp(logarithm + (logarithm.clamp(math.log(low), math.log(high)) - logarithm).detach())
 
 
 class HybridGNet(nn.Module):
