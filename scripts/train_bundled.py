@@ -3,7 +3,7 @@
     python scripts/train_bundled.py /data/train --out runs/
 
 Every stage is a `cxu train` command, printed as it is begun; an interrupted one continues where it was. Two CPU cores
-take about four hours. The numbers of docs/model.md are then measured by scripts/measure_model.py.
+take about three hours. The numbers of docs/model.md are then measured by scripts/measure_model.py.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def test_a_run_is_described(tmp_path):
     assert (card["steps"], card["seconds"], card["left_out"]) == (300, 90.5, 2)
     assert card["images"] == {"JSRT": {"train": 3, "val": 0}}
     assert (card["recipe"], card["scores"]) == (RUN["recipe"], RUN["scores"])
-    assert (card["terms"], card["status"], card["page"]) == ("ask first", None, None)
+    assert (card["terms"], card["page"]) == ("ask first", None)
     assert card["metadata"].items() >= (RUN | {"terms": "ask first"}).items()
 
 
@@ -50,12 +50,12 @@ def test_without_metadata_nothing_is_made_up(tmp_path):
     card = describe_model(load_weights(path))
     assert card["architecture"]["variant"] == "no-skip"
     assert (card["images"], card["recipe"], card["scores"]) == ({}, {}, {})
-    assert (card["steps"], card["seconds"], card["left_out"], card["status"]) == (None,) * 4
+    assert (card["steps"], card["seconds"], card["left_out"]) == (None,) * 3
     assert (card["terms"], card["page"]) == (DISCLAIMER, None) == ("not a medical device", None)
     assert card["metadata"]["note"] == "random"
 
 
-@pytest.mark.parametrize("name", [*RUN, "terms", "status", "card"])
+@pytest.mark.parametrize("name", [*RUN, "terms", "card"])
 @pytest.mark.parametrize(
     "text",
     [

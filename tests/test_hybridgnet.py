@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from cxu.model.hybridgnet import HybridGNet, InstanceNorm, ModelConfig, ResidualBlock, sample_maps
+from cxu.model.hybridgnet import HybridGNet, InstanceNorm, ModelConfig, ResidualBlock
+from cxu.model.map_sampling import sample_maps
 
 FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
 VARIANTS = ["skip", "no_skip"]

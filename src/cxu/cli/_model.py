@@ -73,7 +73,6 @@ def _overview(description: Mapping[str, Any]) -> dict[str, str]:
         "repository": plain(f"{description['repo']} at {description['revision']}") if description["repo"] else "",
         "training": _training(description),
         "left out": _counted(description["left_out"], "image"),
-        "status": plain(description["status"] or ""),
         "terms": plain(description["terms"]),
         "card": description["page"] or "",
     }

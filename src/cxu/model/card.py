@@ -24,7 +24,7 @@ def describe_model(weights: Weights) -> dict[str, Any]:
     Keys: ``model_id``, ``origin``, ``file``, ``bytes``, ``stored`` (precision on disk), ``repo``, ``revision``;
     ``architecture``: the network's configuration with its ``variant`` and number of ``parameters``; ``images``: numbers
     by data set and split, ``left_out`` images; ``recipe``, ``steps``, ``seconds``; ``scores`` by part and data set;
-    ``terms`` (:func:`terms_of`), ``status``; ``page``: documentation of weights that ship with cxu; ``metadata``: all
+    ``terms`` (:func:`terms_of`); ``page``: documentation of weights that ship with cxu; ``metadata``: all
     that the file says. Where the file says nothing: None, or an empty object.
     """
     said = {str(name): _decoded(value) for name, value in weights.metadata.items()}
@@ -45,7 +45,6 @@ def describe_model(weights: Weights) -> dict[str, Any]:
         "seconds": _number(said.get("seconds")),
         "scores": _scores(said.get("scores")),
         "terms": terms_of(weights),
-        "status": _text(said.get("status")),
         "page": PAGE if _is_bundled(weights) else None,
         "metadata": said,
     }

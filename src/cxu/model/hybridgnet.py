@@ -19,9 +19,9 @@ from torch.nn import functional
 from cxu.anatomy import N_NODES
 from cxu.frame import MODEL_SIZE
 from cxu.model.graph import COARSE_RINGS, FINE_RINGS, N_COARSE, chebyshev_stack, error_factor, unpool_matrix
-from cxu.model.norm import EPS, norm
+from cxu.model.map_sampling import MapSampling, sample_maps
+from cxu.model.norm import EPS, norm, whole_rows
 
-MapSampling = Literal["fixed", "adaptive"]
 Precision = Literal["float32", "bf16"]
 _CHANNELS: Final = (8, 16, 32, 64, 128, 128)
 _MIN_SIZE: Final = 64
@@ -216,16 +216,10 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 def _scale_shift_relu(maps: Tensor, scale: Tensor, shift: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return ReLU(scale · maps + shift) of maps [B, C, H, H], scale and shift [B, C]; into ``out`` where given."""
-    # whole rows at a time: eight channels are too few to keep a processor busy
     width = maps.shape[-1]
-    rows, target = _rows(maps), None if out is None else _rows(out)
+    rows, target = whole_rows(maps), None if out is None else whole_rows(out)
     scaled: Tensor = torch.addcmul(shift.repeat(1, width)[:, None], rows, scale.repeat(1, width)[:, None], out=target)
     return scaled.relu_().view(*rows.shape[:2], width, -1).permute(0, 3, 1, 2)
-
-
-def _rows(maps: Tensor) -> Tensor:
-    """[B, C, H, H] → [B, H, H · C]: a view of maps with their channels last."""
-    return maps.permute(0, 2, 3, 1).flatten(2)
 
 
 def _halve(maps: Tensor) -> Tensor:
@@ -467,69 +461,3 @@ def _evidence(encoding: Encoding, nodes: Tensor, points: Tensor, drafts: list[Te
 def _norm_relu(nodes: Tensor) -> Tensor:
     """Normalise each node over its own features, then ReLU. [M, N, F] → the same."""
     return functional.relu(functional.layer_norm(nodes, nodes.shape[-1:], eps=EPS))
-
-
-def sample_maps(maps: Tensor, points: Tensor, map_sampling: MapSampling = "fixed") -> Tensor:
-    """Sample feature maps around positions: the mean of bilinear samples on a 3 px wide square.
-
-    Parameters
-    ----------
-    maps
-        [B, C, H, H].
-    points
-        [B, P, 2] (x, y) in [0, 1]; p · H in index coordinates, pixel centres at integers. A sample in [−1, 0] counts as
-        at 0, in [H − 1, H] as at H − 1, beyond as zero.
-    map_sampling
-        ``fixed``: samples at −1, 0, 1 along each axis. ``adaptive``: 3 or 4 along each, as rounding has it in the
-        published kernel (RoI-Align).
-
-    Returns
-    -------
-    [B, P, C].
-    """
-    n_images, n_channels, side, _ = maps.shape
-    taps = _fixed_taps if map_sampling == "fixed" else _adaptive_taps
-    index_x, weight_x = taps(points[..., 0], side)  # [B, P, T]
-    index_y, weight_y = taps(points[..., 1], side)
-    base = torch.arange(n_images, device=maps.device).view(-1, 1, 1, 1) * side**2
-    index = base + index_y[..., :, None] * side + index_x[..., None, :]  # [B, P, T, T]
-    weight = weight_y[..., :, None] * weight_x[..., None, :]
-    table = maps.permute(0, 2, 3, 1).reshape(-1, n_channels).float()  # [B · H · H, C]
-    bags = functional.embedding_bag(
-        index.flatten(0, 1).flatten(1), table, per_sample_weights=weight.flatten(0, 1).flatten(1), mode="sum"
-    )
-    return bags.view(n_images, -1, n_channels)
-
-
-def _fixed_taps(positions: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Return the 4 pixels along one axis that three samples at −1, 0, 1 touch, and their weights, [B, P, 4]."""
-    centre = positions * side
-    floor = centre.detach().floor()
-    fraction = centre - floor
-    valid = [((centre + step >= -1) & (centre + step <= side)).to(centre.dtype) for step in (-1, 0, 1)]
-    weights = [(1 - fraction) * valid[0]]
-    weights += [fraction * before + (1 - fraction) * here for before, here in itertools.pairwise(valid)]
-    weights.append(fraction * valid[2])
-    index = floor.long()[..., None] + torch.arange(-1, 3, device=centre.device)
-    return index.clamp(0, side - 1), torch.stack(weights, dim=-1) / 3
-
-
-def _adaptive_taps(positions: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Return the pixels along one axis that the published kernel touches, and their weights, [B, P, 8].
-
-    The box is 3 px wide, and the kernel takes ceil(width) samples of it: 3, or 4 where rounding makes the width a
-    single bit too large.
-    """
-    centre = positions * side
-    start = (centre - 1) - 0.5
-    width = ((centre + 2) - 0.5) - start
-    count = width.detach().ceil().clamp(3, 4)
-    step = torch.arange(4, device=centre.device, dtype=centre.dtype)
-    samples = start[..., None] + (step + 0.5) * (width / count)[..., None]  # [B, P, 4]
-    valid = (samples >= -1) & (samples <= side) & (step < count[..., None])
-    samples = samples.clamp(0, side - 1)
-    floor = samples.detach().floor().clamp(max=side - 1)
-    fraction = samples - floor
-    share = valid / count[..., None]
-    index = torch.cat([floor, (floor + 1).clamp(max=side - 1)], dim=-1).long()
-    return index, torch.cat([(1 - fraction) * share, fraction * share], dim=-1)

@@ -23,10 +23,15 @@ def norm(maps: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
     return normed
 
 
+def whole_rows(maps: Tensor) -> Tensor:
+    """[B, C, H, H] → [B, H, H · C]: a view of maps with their channels last; eight channels alone keep no core busy."""
+    return maps.permute(0, 2, 3, 1).flatten(2)
+
+
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        rows, n_channels, n_pixels = _rows(maps), maps.shape[1], maps.shape[2] * maps.shape[3]
+        rows, n_channels, n_pixels = whole_rows(maps), maps.shape[1], maps.shape[2] * maps.shape[3]
         # centred first, at the nearest number of the maps' type: a variance far below the mean's square is lost else
         mean = _channel_sums(rows, n_channels) / n_pixels
         centre = mean.to(maps.dtype)
@@ -47,7 +52,7 @@ class _Norm(torch.autograd.Function):
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         if normed is not None:
             gradient = torch.ops.aten.threshold_backward(gradient, normed, 0)
-        rows, towards, n_channels = _rows(maps), _rows(gradient), maps.shape[1]
+        rows, towards, n_channels = whole_rows(maps), whole_rows(gradient), maps.shape[1]
         n_pixels = maps.shape[2] * maps.shape[3]
         summed = _channel_sums(towards, n_channels)
         along_normed = (_channel_sums(towards * rows, n_channels) - mean * summed) * inverse
@@ -58,11 +63,6 @@ class _Norm(torch.autograd.Function):
         result = torch.addcmul(_along(offset, maps), rows, _along(slope, maps))
         result = _maps(result.addcmul_(towards, _along(scale, maps)), maps)
         return result, along_normed.sum(dim=0), summed.sum(dim=0), None
-
-
-def _rows(maps: Tensor) -> Tensor:
-    """[B, C, H, H] → [B, H, H · C]: a view of maps with their channels last; whole rows keep a processor busy."""
-    return maps.permute(0, 2, 3, 1).flatten(2)
 
 
 def _maps(rows: Tensor, like: Tensor) -> Tensor:

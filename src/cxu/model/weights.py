@@ -23,7 +23,8 @@ from torch import Tensor
 
 from cxu import files
 from cxu.errors import FormatError, MissingInputError, UsageError
-from cxu.model.hybridgnet import HybridGNet, MapSampling, ModelConfig
+from cxu.model.hybridgnet import HybridGNet, ModelConfig
+from cxu.model.map_sampling import MapSampling
 
 BUNDLED: Final = "bundled"
 DEFAULT_VARIANT: Final = "igsc"

@@ -41,9 +41,10 @@ class Trainer:
         self.model.train()
         self.average = _copy(self.model) if self.options.ema else {}
         # what only looks on must not shorten the steps of what it looks at
-        looks_on = {id(one) for one in self.model.spread.parameters()} if self.options.spread else set()
-        own = [one for one in self.model.parameters() if id(one) not in looks_on]
-        self._apart = [own, [one for one in self.model.parameters() if id(one) in looks_on]]
+        named = [*self.model.named_parameters()]
+        self._apart = [
+            [one for name, one in named if name.startswith("spread.") == looks_on] for looks_on in (False, True)
+        ]
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=self.options.lr, weight_decay=self.options.weight_decay
         )
