@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 import cxu
-from cxu.cli import fetch, filter_, import_, info, ls, predict, quickstart, rasterize, train
+from cxu.cli import fetch, filter_, import_, info, ls, measure, predict, quickstart, rasterize, train
 from cxu.cli._errors import guarded
+from cxu.cli.evaluate import accuracy, calibration, error, noise, occlusion, ood
 
 app = typer.Typer(
     name="cxu",
@@ -49,6 +50,7 @@ for name, module in (
     ("filter", filter_),
     ("rasterize", rasterize),
     ("predict", predict),
+    ("measure", measure),
     ("ls", ls),
     ("info", info),
     ("train", train),
@@ -56,3 +58,20 @@ for name, module in (
     app.command(name, cls=getattr(module, "Command", None), epilog=f"Example:  {module.EXAMPLE}")(
         guarded(module.command)
     )
+
+evaluate = typer.Typer(
+    help="Measure what landmarks and uncertainty are worth, on images and tables of your own.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+app.add_typer(evaluate, name="evaluate", epilog="Example:  cxu evaluate accuracy predictions/ truth.npz")
+
+for name, module in (
+    ("accuracy", accuracy),
+    ("error", error),
+    ("noise", noise),
+    ("occlusion", occlusion),
+    ("ood", ood),
+    ("calibration", calibration),
+):
+    evaluate.command(name, epilog=f"Example:  {module.EXAMPLE}")(guarded(module.command))

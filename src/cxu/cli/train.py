@@ -10,7 +10,7 @@ import typer
 
 from cxu.cli._options import JsonOption
 from cxu.cli._output import Output, make_table
-from cxu.training.options import DeviceName, MseOn, Precision, Schedule, TrainOptions, Variant
+from cxu.training.options import CorruptTeaches, DeviceName, MseOn, Precision, Schedule, TrainOptions, Variant
 
 if TYPE_CHECKING:
     from cxu.training.loop import Progress, TrainReport
@@ -74,6 +74,10 @@ def command(
     spread: Annotated[
         bool, typer.Option("--spread", help="Learn for each node how far from the truth it is to be expected.")
     ] = False,
+    corrupt_teaches: Annotated[
+        CorruptTeaches,
+        typer.Option("--corrupt-teaches", help="What badly damaged images teach: all, or the uncertainty alone."),
+    ] = _DEFAULTS.corrupt_teaches,
     ema: Annotated[float, typer.Option("--ema", help="Decay of the weights' moving average; 0: none.")] = _DEFAULTS.ema,
     augmentation: Annotated[
         list[str] | None,
@@ -126,6 +130,7 @@ def command(
         mse_on=mse_on,
         across=across,
         spread=spread,
+        corrupt_teaches=corrupt_teaches,
         ema=ema,
         precision=precision,
         validations=validations,

@@ -7,6 +7,7 @@ centres at integers, NaN where not annotated. Every image of a batch is changed 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +18,15 @@ from cxu.training.options import AugmentOptions
 _SHADING_CELLS = 4
 
 
-def augment(
-    images: Tensor, points: Tensor, generator: torch.Generator, options: AugmentOptions
-) -> tuple[Tensor, Tensor]:
+class Augmented(NamedTuple):
+    """Changed images and points, shaped as they came, and which images were damaged badly: bool [B]."""
+
+    images: Tensor
+    points: Tensor
+    corrupted: Tensor
+
+
+def augment(images: Tensor, points: Tensor, generator: torch.Generator, options: AugmentOptions) -> Augmented:
     """Return the images and points changed as ``options`` say, greys within 0 … 1."""
     images, points = move(images, points, generator, options)
     images = change_greys(images, generator, options)
@@ -28,7 +35,8 @@ def augment(
     images = add_borders(images, generator, options.borders, options.border_width)
     images = add_squares(images, generator, options.square_size, chance=options.squares)
     images = add_noise(images, generator, options.noise)
-    return corrupt(images, generator, options), points
+    images, corrupted = corrupt(images, generator, options)
+    return Augmented(images, points, corrupted)
 
 
 def move(images: Tensor, points: Tensor, generator: torch.Generator, options: AugmentOptions) -> tuple[Tensor, Tensor]:
@@ -133,18 +141,21 @@ def add_noise(images: Tensor, generator: torch.Generator, strength: float | Tens
     return (images + sigma * noise).clamp(0, 1)
 
 
-def corrupt(images: Tensor, generator: torch.Generator, options: AugmentOptions) -> Tensor:
-    """Damage a share of the images badly: half of these by squares, half by noise, so that both are seen apart."""
-    if not options.corrupt:
-        return images
+def corrupt(images: Tensor, generator: torch.Generator, options: AugmentOptions) -> tuple[Tensor, Tensor]:
+    """Damage a share of the images badly: half of these by squares, half by noise, so that both are seen apart.
+
+    Also return which images were chosen, bool [B].
+    """
     count = len(images)
+    if not options.corrupt:
+        return images, torch.zeros(count, dtype=torch.bool, device=images.device)
     chosen = _chosen(count, images, generator, options.corrupt)
     by_squares = chosen * _chosen(count, images, generator, 0.5)
     for drawn in range(options.corrupt_squares):
         # the first square is certain, each further one is there in every second image
         chance = by_squares * (1.0 if drawn == 0 else 0.5)
         images = add_squares(images, generator, options.corrupt_size, chance=chance, black=0.5)
-    return add_noise(images, generator, options.corrupt_noise * (chosen - by_squares))
+    return add_noise(images, generator, options.corrupt_noise * (chosen - by_squares)), chosen > 0
 
 
 def _axes(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,9 @@ class Losses(NamedTuple):
         return positions + weighted + kl * self.kl
 
 
-def losses(encoding: Encoding, decoding: Decoding, targets: Tensor, options: TrainOptions) -> Losses:
+def losses(
+    encoding: Encoding, decoding: Decoding, targets: Tensor, corrupted: Tensor, options: TrainOptions
+) -> Losses:
     """Return the loss of a batch; parts without a weight are 0.
 
     Parameters
@@ -47,13 +49,19 @@ def losses(encoding: Encoding, decoding: Decoding, targets: Tensor, options: Tra
         Of B images and S samples of each.
     targets
         [B, 120, 2] in 0 … 1, NaN where not annotated.
+    corrupted
+        Which images were damaged badly, bool [B]. Where these teach the uncertainty alone, they enter the spread's
+        likelihood and the KL term, which draws their latent code back to the prior, and nothing else.
     options
         Whether squared errors are those of every sample or of the mean over samples, and which parts have a weight.
         With an energy score the mean is right: the error of every sample would draw their spread to zero.
     """
     zero, mse_on = targets.new_zeros(()), options.mse_on
-    coarse = coarse_targets(targets)
     spread = decoding.spread
+    likelihood = zero if spread is None else negative_log_likelihood(decoding.points, spread, targets)
+    if options.corrupt_teaches == "uncertainty":
+        targets = targets.masked_fill(corrupted[:, None, None], torch.nan)
+    coarse = coarse_targets(targets)
     return Losses(
         points=squared_error(decoding.points, targets, mse_on),
         drafts=sum((squared_error(draft, targets, mse_on) for draft in decoding.drafts), start=zero),
@@ -62,7 +70,7 @@ def losses(encoding: Encoding, decoding: Decoding, targets: Tensor, options: Tra
         across=squared_error_across(decoding.points.mean(dim=1), targets) if options.across else zero,
         kl=kl_divergence(encoding.mu, encoding.log_var),
         energy=energy_score(decoding.points, targets) if options.energy else zero,
-        spread=zero if spread is None else negative_log_likelihood(decoding.points, spread, targets),
+        spread=likelihood,
     )
 
 

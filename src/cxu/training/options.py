@@ -13,6 +13,7 @@ Schedule = Literal["cosine", "step"]
 Precision = Literal["float32", "bf16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 MseOn = Literal["samples", "mean"]
+CorruptTeaches = Literal["all", "uncertainty"]
 
 _NO_PART_OF_THE_RESULT: Final = ("device", "checkpoint_minutes", "report_test")
 
@@ -111,6 +112,9 @@ class TrainOptions:
     spread
         Whether the network learns to state, for each node, the standard deviation of its error along x and y, by the
         likelihood of its errors. This only looks on: positions are the same with it and without.
+    corrupt_teaches
+        What images that the augmentation damaged badly are for: ``all``, or the ``uncertainty`` alone, so that the
+        network does not learn to draw organs that it cannot see.
     ema
         Decay of the moving average of the weights, per step; 0 keeps none. What is saved is the average.
     precision
@@ -148,6 +152,7 @@ class TrainOptions:
     mse_on: MseOn = "mean"
     across: float = 0.0
     spread: bool = False
+    corrupt_teaches: CorruptTeaches = "all"
     ema: float = 0.998
     precision: Precision = "bf16"
     validations: int = 20

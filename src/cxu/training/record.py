@@ -16,9 +16,10 @@ from typing import Any, Final
 import torch
 
 import cxu
-from cxu import files, plot
+from cxu import files
 from cxu.model.hybridgnet import HybridGNet
 from cxu.model.weights import save_weights
+from cxu.plot.training import draw_curves
 from cxu.training.data import TrainingFolder
 from cxu.training.metrics import Scores
 from cxu.training.options import TrainOptions
@@ -113,7 +114,7 @@ def write_table(out: Path, lines: Sequence[Line]) -> None:
 def end(out: Path, model: HybridGNet, facts: Mapping[str, Any], lines: Sequence[Line]) -> Path:
     """Write weights, record and curve; the weights last, so that where they are the run is finished."""
     if lines and importlib.util.find_spec("matplotlib"):
-        plot.draw_curves(lines, out / CURVE_NAME)
+        draw_curves(lines, out / CURVE_NAME)
     files.write_json(out / RECORD_NAME, facts)
     # in sorted order, so that the same run gives the same bytes
     metadata = {name: json.dumps(facts[name], sort_keys=True) for name in sorted(facts)}

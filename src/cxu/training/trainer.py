@@ -67,13 +67,13 @@ class Trainer:
     def _losses(self) -> Losses:
         options, (images, targets) = self.options, self._batch()
         generator = step_generator(options.seed, self.step, "images", self.device)
-        images, targets = augment(images, targets, generator, options.augment)
-        encoding = self.model.encode(images, options.precision)
+        changed = augment(images, targets, generator, options.augment)
+        encoding = self.model.encode(changed.images, options.precision)
         shape = (len(images), options.train_samples, options.latents)
         noise = torch.randn(shape, generator=generator, device=self.device)
         latents = encoding.mu[:, None] + torch.exp(0.5 * encoding.log_var)[:, None] * noise
         decoding = self.model.decode(encoding, latents, spread=options.spread)
-        return losses(encoding, decoding, targets, options)
+        return losses(encoding, decoding, changed.points, changed.corrupted, options)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         chosen = draw_batch(self.data.chances, self.options.batch_size, self.options.seed, self.step)

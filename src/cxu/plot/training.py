@@ -1,4 +1,4 @@
-"""Figures, with matplotlib: the optional extra ``plot``."""
+"""The curves of a training run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from cxu import files
-from cxu.errors import MissingExtraError
+from cxu.plot.figure import new_figure, save_figure
 
 # panel title → the columns whose names begin so
 _PANELS: Final = {
@@ -34,11 +33,7 @@ def draw_curves(lines: Sequence[Mapping[str, float | int | None]], path: Path) -
     MissingExtraError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an optional extra
-    except ImportError:
-        raise MissingExtraError("figures need matplotlib: pip install 'cxu[plot]'") from None
-    figure = Figure(figsize=(12, 8), layout="constrained")
+    figure = new_figure(12, 8)
     for axes, (title, prefix) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
         for name in dict.fromkeys(name for line in lines for name in line if name.startswith(prefix)):
             points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
@@ -48,5 +43,4 @@ def draw_curves(lines: Sequence[Mapping[str, float | int | None]], path: Path) -
         axes.set(title=title, xlabel="step", yscale="log" if title in _LOGARITHMIC else "linear")
         if axes.lines:
             axes.legend(fontsize="small")
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)

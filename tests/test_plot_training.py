@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from cxu.errors import MissingExtraError
-from cxu.plot import draw_curves
+from cxu.plot.training import draw_curves
 
 LINES = [
     {"step": 10, "loss_points": 0.1, "val_mse_px2": 500.0, "val_dice_heart": None, "val_pearson": 0.1},

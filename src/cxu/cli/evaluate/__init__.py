@@ -1,0 +1,1 @@
+"""``cxu evaluate``: one file a subcommand."""
