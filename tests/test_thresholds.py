@@ -119,6 +119,8 @@ def test_thresholds_as_json():
         "min_rca": 0.7,
         "min_rca_max": None,
         "max_mean_std": None,
+        "max_radius90": {},
+        "quality": "review",
         "organs": ["heart"],
         "mix_models": False,
     }

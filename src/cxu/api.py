@@ -29,7 +29,16 @@ from cxu.placing import Layout, Target
 from cxu.raster import BAND_SIGMAS
 from cxu.rasterize import MaskReport, rasterize_table
 from cxu.store import Home, StoredTable, open_table
-from cxu.thresholds import MAX_GAP, MIN_CONFIDENT, Thresholds, Unit, parse_max_std, parse_organs
+from cxu.thresholds import (
+    MAX_GAP,
+    MIN_CONFIDENT,
+    Thresholds,
+    Unit,
+    WorstQuality,
+    parse_max_radius90,
+    parse_max_std,
+    parse_organs,
+)
 
 
 class Selection(NamedTuple):
@@ -135,6 +144,8 @@ def filter_rows(
     min_rca: float | None = None,
     min_rca_max: float | None = None,
     max_mean_std: float | None = None,
+    max_radius90: float | str | None = None,
+    quality: WorstQuality = "review",
     organs: str | None = None,
     mix_models: bool = False,
     labels: Sequence[str | Path] = (),
@@ -164,6 +175,8 @@ def filter_rows(
         min_rca=min_rca,
         min_rca_max=min_rca_max,
         max_mean_std=max_mean_std,
+        max_radius90=None if max_radius90 is None else parse_max_radius90(str(max_radius90)),
+        quality=quality,
         organs=parse_organs(organs) if organs else Thresholds().organs,
         mix_models=mix_models,
     )

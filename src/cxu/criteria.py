@@ -18,12 +18,13 @@ from cxu.catalog import FrameName
 from cxu.errors import DuplicateIdError, UsageError
 from cxu.frame import MODEL_SIZE
 from cxu.labels import Condition, IdList, Labels, satisfies
-from cxu.thresholds import Limit, OrganLimits, Thresholds, Unit
+from cxu.thresholds import Limit, OrganLimits, Thresholds, Unit, WorstQuality
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 
 SCALE_UNKNOWN: Final = "scale_unknown"
+RADIUS_UNKNOWN: Final = "radius_scale_unknown"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class RowStep:
     """One test of rows: its name, which is also the reason of those that fail, and what it asks about."""
 
     name: str
-    asks: Literal["choice", "rca", "sigma"]
+    asks: Literal["choice", "gate", "rca", "sigma"]
     test: Callable[[pa.Table], BoolArray]
 
 
@@ -59,6 +60,9 @@ def row_steps(criteria: Criteria) -> list[RowStep]:
     if criteria.ids:
         steps.append(RowStep("ids", "choice", criteria.ids.among))
     steps += [RowStep(f"where {condition}", "choice", _where(condition)) for condition in criteria.where]
+    if thresholds.quality != "any":
+        worst = thresholds.quality
+        steps.append(RowStep("quality", "gate", lambda rows: _is_good_enough(rows, worst)))
     for name, column in (("min_rca", "rca_mean"), ("min_rca_max", "rca_max")):
         least = getattr(thresholds, name)
         if least is not None:
@@ -68,7 +72,26 @@ def row_steps(criteria: Criteria) -> list[RowStep]:
         steps.append(RowStep("max_mean_std", "sigma", lambda rows: _mean_std_at_most(rows, most)))
     if thresholds.max_std:
         steps.append(RowStep(SCALE_UNKNOWN, "sigma", lambda rows: _knows_scale(rows, thresholds.unit)))
+    if thresholds.max_radius90:
+        steps.append(RowStep(RADIUS_UNKNOWN, "sigma", lambda rows: _knows_radius(rows, thresholds.unit)))
     return steps
+
+
+def _is_good_enough(rows: pa.Table, worst: WorstQuality) -> BoolArray:
+    """Tell which rows the gate lets pass; those it has not judged do unless ``ok`` is asked."""
+    if worst == "ok":
+        return pc.fill_null(pc.equal(rows["quality"], "ok"), False).to_numpy()
+    return pc.fill_null(pc.not_equal(rows["quality"], "reject"), True).to_numpy()
+
+
+def _knows_radius(rows: pa.Table, unit: Unit) -> BoolArray:
+    missing = rows["radius90_px"].is_null().to_numpy()
+    if missing.any():
+        raise UsageError(
+            f"rows of {_names(rows.filter(pa.array(missing)))} have no calibrated radii: only predictions of the "
+            "weights that ship with cxu have some, since published rows have no truth to fit to. Filter by --max-std"
+        )
+    return np.all(np.isfinite(node_radius(rows, unit)), axis=1)
 
 
 def _is_any(column: pa.ChunkedArray, values: tuple[str, ...]) -> BoolArray:
@@ -137,6 +160,17 @@ def node_sigma(rows: pa.Table, unit: Unit) -> FloatArray:
     stated = table.node_uncertainty(table.sigmas_of(rows))
     scaled = sigma * (side[:, None] / MODEL_SIZE).astype(np.float32)
     return np.where(in_image[:, None], stated, scaled)
+
+
+def node_radius(rows: pa.Table, unit: Unit) -> FloatArray:
+    """Return the calibrated radius float32 [n, 120] in px of the model frame or of the image; NaN where unknown."""
+    radius = table.list_column(rows, "radius90_px")
+    in_image = pc.equal(rows["frame"], "image").to_numpy()
+    side = table.scalar_column(rows, "frame_side")
+    factor = (
+        np.where(in_image, MODEL_SIZE / side, 1.0) if unit == "model" else np.where(in_image, 1.0, side / MODEL_SIZE)
+    )
+    return (radius * factor[:, None]).astype(np.float32)
 
 
 def _require_sigmas(rows: pa.Table) -> None:
@@ -254,7 +288,7 @@ def _asking_input(facts: Mapping[str, Any]) -> str | None:
     """Return the name of the first selection that these facts build on and that asked for something."""
     for one in facts.get("inputs", ()):
         asked = one.get("thresholds", {})
-        names = ("max_std", "min_rca", "min_rca_max", "max_mean_std")
+        names = ("max_std", "min_rca", "min_rca_max", "max_mean_std", "max_radius90")
         decides = tuple(asked.get("organs", ORGAN_NAMES)) != ORGAN_NAMES
         if decides or any(asked.get(name) not in (None, {}) for name in names):
             return str(one["name"])
@@ -286,6 +320,7 @@ def criteria_like(facts: Mapping[str, Any], base: Criteria) -> Criteria:
         **{
             **content,
             "max_std": limits,
+            "max_radius90": content["max_radius90"] or None,
             "organs": tuple(content["organs"]),
             "mix_models": base.thresholds.mix_models or content["mix_models"],
         }

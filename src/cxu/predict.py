@@ -20,14 +20,17 @@ import pyarrow as pa
 import torch
 
 from cxu import films, table
+from cxu.calibration import radius_px
 from cxu.errors import DeviceMemoryError, ImageError, UsageError
 from cxu.films import FilmFrame
 from cxu.frame import MODEL_SIZE
 from cxu.model.device import freed_memory_kept
 from cxu.model.hybridgnet import Precision
+from cxu.model.reference import Reference
 from cxu.model.sampling import DEFAULT_SAMPLES, Samples, image_seed, sample_landmarks
 from cxu.model.weights import Weights
 from cxu.predict_plan import PlannedImage
+from cxu.quality import REJECT, Evidence, Verdict, contour_contrast, is_lateral, lateral_reason
 
 FloatArray = npt.NDArray[np.float32]
 Task = TypeVar("Task")
@@ -83,8 +86,12 @@ class Prediction:
         Hash of the file, and its size and time of change when it was read.
     mean, std
         [120, 2] float32 (x, y) in [0, 1] of the model frame.
-    latent_sigma
+    mu, latent_sigma
         [Z] float32.
+    features
+        [F] float32, of the encoder.
+    contrast
+        Of the image across the contours of the lungs.
     samples
         [S, 120, 2] as ``mean``, where kept.
     """
@@ -96,7 +103,10 @@ class Prediction:
     stamp: tuple[int, int]
     mean: FloatArray
     std: FloatArray
+    mu: FloatArray
     latent_sigma: FloatArray
+    features: FloatArray
+    contrast: float
     samples: FloatArray | None = None
 
 
@@ -322,22 +332,28 @@ def _finish(batch: Sequence[_Prepared | Rejected], samples: Sequence[Samples]) -
         if isinstance(one, Rejected):
             yield one
             continue
-        mean, std, latent_sigma, points = next(numbers)
-        yield Prediction(one.image, one.film, one.frame, one.sha256, one.stamp, mean, std, latent_sigma, points)
+        found = next(numbers)
+        contrast = contour_contrast(one.pixels, found["mean"])
+        yield Prediction(one.image, one.film, one.frame, one.sha256, one.stamp, contrast=contrast, **found)
 
 
-def _rows_of(samples: Sequence[Samples]) -> Iterator[tuple[FloatArray, FloatArray, FloatArray, FloatArray | None]]:
+def _rows_of(samples: Sequence[Samples]) -> Iterator[dict[str, FloatArray]]:
+    """Yield the numbers of each image, by the names that a prediction has for them."""
+    names = {"mean": "mean", "std": "std", "mu": "mu", "latent_sigma": "latent_sigma", "features": "features"}
     for part in samples:
-        mean, std, latent_sigma = (tensor.cpu().numpy() for tensor in (part.mean, part.std, part.latent_sigma))
-        points = None if part.points is None else part.points.cpu().numpy()
-        for row in range(len(mean)):
-            yield mean[row], std[row], latent_sigma[row], None if points is None else points[row]
+        kept = names if part.points is None else {**names, "samples": "points"}
+        arrays = {name: getattr(part, tensor).cpu().numpy() for name, tensor in kept.items()}
+        for row in range(len(arrays["mean"])):
+            yield {name: values[row] for name, values in arrays.items()}
 
 
-def prediction_rows(predictions: Sequence[Prediction], weights: Weights, options: PredictOptions) -> pa.Table:
+def prediction_rows(
+    predictions: Sequence[Prediction], weights: Weights, options: PredictOptions, reference: Reference | None = None
+) -> pa.Table:
     """Return predictions as rows of the one table, in the pixels of each image.
 
     The place of the model frame is null for images whose pixels are not square: there it is no square in pixels.
+    Radii and the gate's verdict are null without a reference of the weights, but for views that are not frontal.
     """
     frames = [one.frame for one in predictions]
     # the spread of a single sample is 0, which would read as certain
@@ -370,7 +386,42 @@ def prediction_rows(predictions: Sequence[Prediction], weights: Weights, options
     }
     if options.keep_samples:
         columns["samples_xy"] = [_samples_of(one) for one in predictions]
+    columns |= _judged(predictions, sigma_model, reference)
     return table.build_table(columns, len(predictions))
+
+
+def _judged(
+    predictions: Sequence[Prediction], sigma_model: FloatArray, reference: Reference | None
+) -> dict[str, object]:
+    """Return the columns of the gate and the calibration; ``sigma_model`` [n, 120, 2] in px of the 1024 frame."""
+    views = [one.film.view for one in predictions]
+    if reference is None:
+        verdicts = [Verdict("reject", REJECT, lateral_reason(view)) if is_lateral(view) else None for view in views]
+        return _verdict_columns(verdicts)
+    sigma_px = table.node_uncertainty(sigma_model)
+    evidence = Evidence(
+        np.stack([one.mean for one in predictions]),
+        sigma_px,
+        np.stack([one.mu for one in predictions]),
+        np.stack([one.latent_sigma for one in predictions]),
+        np.stack([one.features for one in predictions]),
+        np.array([one.contrast for one in predictions]),
+    )
+    radii = radius_px(reference.calibration, sigma_px)[..., None].repeat(2, axis=-1)
+    # where pixels are not square the circle is an ellipse in them: the longer half axis holds no less
+    in_image = [one.frame.sigma_to_image(radius).max(axis=-1) for one, radius in zip(predictions, radii, strict=True)]
+    return {
+        **_verdict_columns(reference.gate.judge(evidence, views)),
+        "radius90_px": np.stack(in_image).astype(np.float32),
+    }
+
+
+def _verdict_columns(verdicts: Sequence[Verdict | None]) -> dict[str, object]:
+    return {
+        "quality": [one and one.quality for one in verdicts],
+        "quality_score": [one and one.score for one in verdicts],
+        "quality_reason": [one and one.reason for one in verdicts],
+    }
 
 
 def _latents_of(predictions: Sequence[Prediction]) -> FloatArray | None:

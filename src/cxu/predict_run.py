@@ -20,6 +20,7 @@ from cxu.anatomy import ORGANS
 from cxu.errors import CxuError, ImageError
 from cxu.model.device import find_device
 from cxu.model.hybridgnet import Precision
+from cxu.model.reference import reference_of
 from cxu.model.sampling import DEFAULT_SAMPLES
 from cxu.model.weight_source import load
 from cxu.model.weights import BUNDLED, Weights
@@ -39,7 +40,7 @@ from cxu.predict_folder import Key, PredictFolder, check_paths
 from cxu.predict_plan import PlannedImage, PredictPlan, plan_images
 
 # Raised whenever the same image, weights and options come to give other numbers.
-PREDICT_VERSION: Final = 1
+PREDICT_VERSION: Final = 2
 
 _PART_SECONDS: Final = 15.0  # what an interruption may cost
 _PART_ROWS: Final = 1024
@@ -84,8 +85,10 @@ class PredictReport:
 
 def record_of(weights: Weights, options: PredictOptions) -> dict[str, Any]:
     """Return what ``cxu.json`` says; its ``identity`` is the same for the same numbers."""
+    reference = reference_of(weights.model_id)
     made_with = {
         "model_id": weights.model_id,
+        "reference": reference and reference.digest,
         **asdict(options),
         "predict_version": PREDICT_VERSION,
         "schema_version": table.SCHEMA_VERSION,
@@ -212,12 +215,13 @@ def _predict_new(
     """Predict images into parts of the folder and return those that have a row now."""
     done: list[PlannedImage] = []
     waiting: list[Prediction] = []
+    reference = reference_of(predictor.weights.model_id)
     most = _PART_ROWS_SAMPLES if predictor.options.keep_samples else _PART_ROWS
     begun = written = time.monotonic()
 
     def write_part() -> None:
         if waiting:
-            rows = prediction_rows(waiting, predictor.weights, predictor.options)
+            rows = prediction_rows(waiting, predictor.weights, predictor.options, reference)
             folder.add(rows, [one.stamp for one in waiting])
             waiting.clear()
 
@@ -322,4 +326,4 @@ def predict_images(
         if isinstance(result, Rejected):
             raise ImageError(result.reason)
         found.append(result)
-    return prediction_rows(found, predictor.weights, options)
+    return prediction_rows(found, predictor.weights, options, reference_of(predictor.weights.model_id))

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cxu import store, table
-from cxu.anatomy import N_ORGANS, ORGAN_NAMES, ORGANS
+from cxu.anatomy import N_NODES, N_ORGANS, ORGAN_NAMES, ORGANS
 from cxu.criteria import (
     BoolArray,
     Criteria,
@@ -27,6 +27,7 @@ from cxu.criteria import (
     first_failures,
     group_rows,
     has_sigma,
+    node_radius,
     node_sigma,
     row_steps,
     selection_facts,
@@ -34,9 +35,18 @@ from cxu.criteria import (
 from cxu.errors import FormatError, OutputExistsError, UsageError
 from cxu.flow import KEEP_SHARES, QUANTILES, FilterReport, LabelMatch, LevelCounter, SigmaPool, Step, flow_facts
 from cxu.labels import Labels, check_condition, common_type
-from cxu.thresholds import OrganLimits, Unit, confident_nodes, has_usable, limits_for, resolve_limits, usable_organs
+from cxu.thresholds import (
+    OrganLimits,
+    Thresholds,
+    Unit,
+    confident_nodes,
+    has_usable,
+    limits_for,
+    resolve_limits,
+    usable_organs,
+)
 
-NO_USABLE_ORGAN: Final = "max_std"
+NODE_LIMITS: Final = ("max_std", "max_radius90")
 _ASKED_NOTHING: Final = "nothing asked"
 _KEYS: Final = ["source", "image_id", "frame"]
 _FIRST_PASS: Final = (
@@ -47,7 +57,9 @@ _FIRST_PASS: Final = (
     "rca_max",
     "mean_sigma_model_px",
     "sigma_model_px",
+    "quality",
 )
+_RADII: Final = ("frame_side", "radius90_px")
 _IMAGE_PX: Final = ("frame_side", "sigma_xy")
 _EXCLUDED_SCHEMA: Final = pa.schema([(name, pa.string()) for name in ("source", "image_id", "reason")])
 _OWN: Final = frozenset({*table.SCHEMA.names, *table.OPTIONAL.names})
@@ -91,7 +103,8 @@ class _Filter:
         conditions = {condition.column for condition in criteria.where}
         for condition in criteria.where:
             check_condition(self.schema, condition)
-        wanted = (*_FIRST_PASS, *(_IMAGE_PX if self._unit == "image" else ()), *sorted(conditions))
+        of_image, of_radii = self._unit == "image", bool(self.thresholds.max_radius90)
+        wanted = (*_FIRST_PASS, *(_IMAGE_PX if of_image else ()), *(_RADII if of_radii else ()), *sorted(conditions))
         self._columns = list(dict.fromkeys(wanted))
         self._joins_first = any(conditions & set(labels.columns.column_names) for labels in criteria.labels)
         self._steps = row_steps(criteria)
@@ -105,12 +118,13 @@ class _Filter:
 
     @property
     def _unit(self) -> Unit:
-        return self.thresholds.unit if self.thresholds.max_std else "model"
+        return self.thresholds.unit if self.thresholds.max_std else "model"  # of the sigmas that are gathered
 
     def _last_step(self) -> list[str]:
         """Return the name of the step that asks for a usable organ, where anything can make one unusable."""
-        if self.thresholds.max_std:
-            return [NO_USABLE_ORGAN]
+        asked = [name for name in NODE_LIMITS if getattr(self.thresholds, name)]
+        if asked:
+            return [" or ".join(asked)]
         return ["organ"] if self.thresholds.organs != ORGAN_NAMES else []
 
     def look(self, shards: Sequence[Rows], n_rows: int) -> None:
@@ -151,7 +165,7 @@ class _Filter:
         failed_at = first_failures(rows, self._steps)
         confident, usable = table.confident_of(rows), table.usable_of(rows)
         left = failed_at == len(self._steps)
-        if self.thresholds.max_std and left.any():
+        if self.thresholds.limits_nodes and left.any():
             confident[left] &= self._confident(rows.filter(pa.array(left)))
             min_confident, max_gap = self.thresholds.min_confident, self.thresholds.max_gap
             usable &= usable_organs(confident, min_confident=min_confident, max_gap=max_gap)
@@ -162,11 +176,15 @@ class _Filter:
         return self._selected(rows, kept, confident, usable), self._excluded(rows, failed_at, kept)
 
     def _confident(self, rows: pa.Table) -> BoolArray:
+        confident = np.ones((len(rows), N_NODES), np.bool_)
+        if self.thresholds.max_radius90:
+            confident &= confident_nodes(node_radius(rows, self.thresholds.unit), self.thresholds.radius_limits())
+        if not self.thresholds.max_std:
+            return confident
         sigma = node_sigma(rows, self._unit)
-        confident = np.zeros(sigma.shape, np.bool_)
         for (source, model_id), where in group_rows(rows):
             limits = limits_for(self.report.limits, source, model_id).by_node()
-            confident[where] = confident_nodes(sigma[where], limits)
+            confident[where] &= confident_nodes(sigma[where], limits)
         return confident
 
     def _completed(self, rows: pa.Table) -> pa.Table:
@@ -225,9 +243,17 @@ class _Filter:
         excluded = rows.select(["source", "image_id"]).filter(pa.array(~kept)).append_column("reason", reason)
         return excluded.cast(_EXCLUDED_SCHEMA)
 
+    def _asked_steps(self) -> list[Step]:
+        """Return the steps without the gate's, where nobody asked for it and it left nothing out."""
+        steps = self.report.steps
+        silent = self.thresholds.quality == Thresholds.quality
+        told = [step for step in steps if not (silent and step.reason == "quality" and step.rows_in == step.rows_out)]
+        return told or [Step(_ASKED_NOTHING, steps[0].rows_in, steps[0].rows_out)]
+
     def finish(self) -> FilterReport:
         """Return the report with its shares."""
         report, rows_out = self.report, max(self.report.rows_out, 1)
+        report.steps = self._asked_steps()
         for index, organ in enumerate(ORGANS):
             report.nodes_kept[organ.name] = int(self._nodes_kept[index]) / (rows_out * organ.n_nodes)
             report.organs_kept[organ.name] = int(self._organs_kept[index]) / rows_out

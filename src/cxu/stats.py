@@ -96,9 +96,7 @@ def roc_auc(inside: npt.ArrayLike, outside: npt.ArrayLike) -> float:
     return float((order[len(low) :].sum() - len(high) * (len(high) + 1) / 2) / (len(low) * len(high)))
 
 
-def bootstrap(
-    measure: Callable[[IntArray], float], n_images: int, *, n_boot: int = N_BOOT, seed: int = 0
-) -> Interval:
+def bootstrap(measure: Callable[[IntArray], float], n_images: int, *, n_boot: int = N_BOOT, seed: int = 0) -> Interval:
     """Return what ``measure`` gives for all images, and the middle 95 % of what it gives for resampled ones.
 
     Images are drawn with replacement, each with all that belongs to it, since the nodes of an image are no independent

@@ -20,6 +20,7 @@ from cxu.contour import longest_gap
 from cxu.errors import UsageError
 
 Unit = Literal["model", "image"]
+WorstQuality = Literal["ok", "review", "any"]
 FloatArray = npt.NDArray[np.floating]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -53,7 +54,7 @@ class Thresholds:
     max_std
         Limit of node uncertainty by organ; an organ that is not named has none.
     unit
-        Pixels of ``max_std``: the 1024 model frame, or the image's own.
+        Pixels of ``max_std`` and ``max_radius90``: the 1024 model frame, or the image's own.
     min_confident
         Share of an organ's nodes that must be confident.
     max_gap
@@ -62,6 +63,10 @@ class Thresholds:
         Least ``rca_mean`` and ``rca_max``; a row without one fails.
     max_mean_std
         Most mean node uncertainty of a row, px of the model frame.
+    max_radius90
+        Limit of a node's calibrated radius by organ, px in the same unit as ``max_std``.
+    quality
+        The worst verdict of the gate that stays. Rows without a verdict stay unless ``ok`` is asked.
     organs
         The organs that decide whether a row stays.
     mix_models
@@ -75,6 +80,8 @@ class Thresholds:
     min_rca: float | None = None
     min_rca_max: float | None = None
     max_mean_std: float | None = None
+    max_radius90: Mapping[OrganName, float] | None = None
+    quality: WorstQuality = "review"
     organs: tuple[OrganName, ...] = ORGAN_NAMES
     mix_models: bool = False
 
@@ -89,6 +96,8 @@ class Thresholds:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UsageError(f"{name} is {value:g}; expected 0 or more")
+        if self.quality not in get_args(WorstQuality):
+            raise UsageError(f"quality is {self.quality!r}; expected one of {', '.join(get_args(WorstQuality))}")
         if not self.organs:
             raise UsageError(f"no organ decides; expected one or more of {', '.join(ORGAN_GROUPS)}")
 
@@ -98,10 +107,20 @@ class Thresholds:
         limits = (self.max_std or {}).values()
         return self.max_mean_std is not None or any(not limit.percentile for limit in limits)
 
+    @property
+    def limits_nodes(self) -> bool:
+        """Whether anything is asked of nodes."""
+        return bool(self.max_std or self.max_radius90)
+
+    def radius_limits(self) -> FloatArray:
+        """Return the limit of every node's radius, float64 [120]; infinity where there is none."""
+        return _by_node(self.max_radius90 or {})
+
     def as_json(self) -> dict[str, Any]:
         """Return the thresholds as plain JSON values."""
         limits = {organ: str(limit) for organ, limit in (self.max_std or {}).items()}
-        return {**asdict(self), "max_std": limits, "organs": list(self.organs)}
+        radii = dict(self.max_radius90 or {})
+        return {**asdict(self), "max_std": limits, "max_radius90": radii, "organs": list(self.organs)}
 
 
 @dataclass(frozen=True)
@@ -114,11 +133,15 @@ class OrganLimits:
 
     def by_node(self) -> FloatArray:
         """Return the limit of every node, float64 [120]; infinity where there is none."""
-        limits = np.full(N_NODES, np.inf)
-        for organ in ORGANS:
-            value = self.px.get(organ.name)
-            limits[organ.nodes] = np.inf if value is None else value
-        return limits
+        return _by_node(self.px)
+
+
+def _by_node(px: Mapping[OrganName, float | None] | Mapping[OrganName, float]) -> FloatArray:
+    limits = np.full(N_NODES, np.inf)
+    for organ in ORGANS:
+        value = px.get(organ.name)
+        limits[organ.nodes] = np.inf if value is None else value
+    return limits
 
 
 def parse_organs(text: str) -> tuple[OrganName, ...]:
@@ -165,6 +188,28 @@ def parse_max_std(text: str) -> dict[OrganName, Limit]:
                 raise UsageError(f"--max-std {text}: {organ} is limited twice")
             limits[organ] = replace(limit, pool=organs) if limit.percentile else limit
     return limits
+
+
+def parse_max_radius90(text: str) -> dict[OrganName, float]:
+    """Return the limits of a ``--max-radius90`` value in px: ``20``, or by organ ``heart=25,lungs=15``.
+
+    Raises
+    ------
+    UsageError
+        If a limit is no number of px above or equal 0, or an organ is unknown or named twice.
+
+    Examples
+    --------
+    >>> parse_max_radius90("heart=25")
+    {'heart': 25.0}
+    """
+    try:
+        limits = parse_max_std(text)
+    except UsageError as error:
+        raise UsageError(str(error).replace("--max-std", "--max-radius90")) from None
+    if any(limit.percentile for limit in limits.values()):
+        raise UsageError(f"--max-radius90 {text}: a radius has no percentiles; expected px such as 20")
+    return {organ: limit.value for organ, limit in limits.items()}
 
 
 def _parse_limit(value: str, whole: str) -> Limit:

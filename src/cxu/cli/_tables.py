@@ -42,6 +42,11 @@ def _threshold_parts(made: Mapping[str, Any]) -> list[str]:
     if facts.get("max_std"):
         pixels = " of the image" if facts.get("unit") == "image" else ""
         parts.append(f"max_std {describe_limits(facts['max_std'])}{_resolved(made)}{pixels}")
+    if facts.get("max_radius90"):
+        limits = {organ: f"{limit:g} px" for organ, limit in facts["max_radius90"].items()}
+        parts.append(f"max_radius90 {describe_limits(limits)}")
+    if facts.get("quality", "review") != "review":
+        parts.append(f"quality {facts['quality']}")
     names = ("min_rca", "min_rca_max", "max_mean_std")
     parts += [f"{name} {facts[name]:g}" for name in names if facts.get(name) is not None]
     parts += made.get("where", [])

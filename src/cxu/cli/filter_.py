@@ -28,6 +28,8 @@ EXAMPLE = (
 _QUANTILES = ("5 %", "25 %", "50 %", "75 %", "95 %")
 _SHARES = ("50 %", "80 %", "95 %")
 _MOST_COLUMNS = 8
+# steps that nobody asked for: told where they left something out
+_UNASKED = ("scale_unknown", "radius_scale_unknown", "quality")
 _THRESHOLDS = "Thresholds"
 _ROWS = "Which rows"
 
@@ -49,7 +51,7 @@ def command(
         Literal["model", "image"],
         typer.Option(
             "--unit",
-            help="Pixels of --max-std: those of the 1024 model frame, or the image's own.",
+            help="Pixels of --max-std and --max-radius90: those of the 1024 model frame, or the image's own.",
             rich_help_panel=_THRESHOLDS,
         ),
     ] = "model",
@@ -92,6 +94,23 @@ def command(
             rich_help_panel=_THRESHOLDS,
         ),
     ] = None,
+    max_radius90: Annotated[
+        str | None,
+        typer.Option(
+            "--max-radius90",
+            metavar="LIMIT",
+            help="Largest calibrated radius of a confident node, px of --unit: 20, or heart=25,lungs=15.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = None,
+    quality: Annotated[
+        Literal["ok", "review", "any"],
+        typer.Option(
+            "--quality",
+            help="Worst verdict of the gate that stays; rows without one stay unless ok is asked.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = "review",
     like: Annotated[
         str | None,
         typer.Option(
@@ -154,7 +173,7 @@ def command(
     from cxu.labels import IdList, open_labels, parse_condition
     from cxu.selection import filter_tables
     from cxu.store import Home
-    from cxu.thresholds import Thresholds, parse_max_std, parse_organs
+    from cxu.thresholds import Thresholds, parse_max_radius90, parse_max_std, parse_organs
 
     output, store = Output(as_json=as_json), Home(home)
     thresholds = Thresholds(
@@ -165,6 +184,8 @@ def command(
         min_rca=min_rca,
         min_rca_max=min_rca_max,
         max_mean_std=max_mean_std,
+        max_radius90=None if max_radius90 is None else parse_max_radius90(max_radius90),
+        quality=quality,
         organs=ORGAN_NAMES if organ is None else parse_organs(organ),
         mix_models=mix_models,
     )
@@ -328,7 +349,7 @@ def _kept(report: FilterReport, thresholds: Thresholds) -> list[RenderableType]:
 
 
 def _flow(report: FilterReport, thresholds: Thresholds) -> list[RenderableType]:
-    steps = [step for step in report.steps if step.reason != "scale_unknown" or step.rows_in != step.rows_out]
+    steps = [step for step in report.steps if step.reason not in _UNASKED or step.rows_in != step.rows_out]
     asked = [_asked(step, thresholds) for step in steps]
     totals = [(sum(step.rows_in.values()), sum(step.rows_out.values())) for step in steps]
     rows = [[text, *counts] for text, counts in zip(asked, totals, strict=True)]
@@ -345,17 +366,29 @@ def _flow(report: FilterReport, thresholds: Thresholds) -> list[RenderableType]:
 
 def _asked(step: Step, thresholds: Thresholds) -> str:
     """Return what a step asked as the option that made it."""
-    if step.reason == "max_std":
-        limits: dict[str, str] = {
-            organ: str(limit).removesuffix(" px") for organ, limit in (thresholds.max_std or {}).items()
-        }
-        return f"--max-std {describe_limits(limits)}"
-    if step.reason in ("min_rca", "min_rca_max", "max_mean_std"):
-        return f"--{step.reason.replace('_', '-')} {getattr(thresholds, step.reason):g}"
-    if step.reason == "organ":
-        return f"--organ {','.join(thresholds.organs)}"
-    texts = {"scale_unknown": "scale known", "nothing asked": "nothing asked"}
-    return texts.get(step.reason, f"--{step.reason}")
+    reason = step.reason
+    if reason in ("min_rca", "min_rca_max", "max_mean_std", "quality"):
+        value = getattr(thresholds, reason)
+        return f"--{reason.replace('_', '-')} {value if isinstance(value, str) else f'{value:g}'}"
+    limits: dict[str, str] = {
+        organ: str(limit).removesuffix(" px") for organ, limit in (thresholds.max_std or {}).items()
+    }
+    max_std, known = f"--max-std {describe_limits(limits)}", "scale known"
+    texts = {
+        "max_std": max_std,
+        "max_radius90": _radii(thresholds),
+        "max_std or max_radius90": f"{max_std} {_radii(thresholds)}",
+        "organ": f"--organ {','.join(thresholds.organs)}",
+        "scale_unknown": known,
+        "radius_scale_unknown": known,
+        "nothing asked": "nothing asked",
+    }
+    return texts.get(reason, f"--{reason}")
+
+
+def _radii(thresholds: Thresholds) -> str:
+    limits: dict[str, str] = {organ: f"{limit:g}" for organ, limit in (thresholds.max_radius90 or {}).items()}
+    return f"--max-radius90 {describe_limits(limits)}"
 
 
 def _unequal(report: FilterReport) -> list[RenderableType]:

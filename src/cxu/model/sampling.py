@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cxu.anatomy import N_NODES
 from cxu.model.hybridgnet import Encoding, HybridGNet, Precision
 
 DEFAULT_SAMPLES = 50
+FEATURE_CELLS = 4  # a side
 _TINY = 1e-20  # in place of a zero that would be divided by
 
 
@@ -34,6 +36,8 @@ class Samples:
         [B, 120, 2] float32.
     mu, latent_sigma
         [B, Z] float32: mean and standard deviations of the latent code.
+    features
+        [B, C·4·4] float32: means of the encoder's last map over a grid of 4 by 4, for the gate.
     points
         [B, S, 120, 2] float32, where the samples were to be kept, else None.
     """
@@ -42,6 +46,7 @@ class Samples:
     std: Tensor
     mu: Tensor
     latent_sigma: Tensor
+    features: Tensor
     points: Tensor | None = None
 
 
@@ -56,6 +61,11 @@ def image_seed(seed: int, pixels: npt.NDArray[np.generic]) -> int:
     digest = hashlib.sha256(f"{seed} {pixels.dtype.str} {pixels.shape}".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return int.from_bytes(digest.digest()[:8], "little") >> 1
+
+
+def coarse_features(encoding: Encoding) -> Tensor:
+    """Return means of the encoder's last map over a grid of 4 by 4, [B, C·4·4]: what there is, and roughly where."""
+    return functional.adaptive_avg_pool2d(encoding.conv6.float(), FEATURE_CELLS).flatten(1)
 
 
 def draw_latents(encoding: Encoding, seeds: Sequence[int], n_samples: int) -> Tensor:
@@ -159,5 +169,6 @@ def sample_landmarks(
             std=points.std(dim=1, correction=0),
             mu=encoding.mu,
             latent_sigma=torch.exp(0.5 * encoding.log_var),
+            features=coarse_features(encoding),
             points=points if keep else None,
         )

@@ -38,9 +38,7 @@ class Losses(NamedTuple):
         return positions + weighted + kl * self.kl
 
 
-def losses(
-    encoding: Encoding, decoding: Decoding, targets: Tensor, corrupted: Tensor, options: TrainOptions
-) -> Losses:
+def losses(encoding: Encoding, decoding: Decoding, targets: Tensor, corrupted: Tensor, options: TrainOptions) -> Losses:
     """Return the loss of a batch; parts without a weight are 0.
 
     Parameters
