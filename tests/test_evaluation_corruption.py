@@ -1,5 +1,6 @@
 """Damage to the network's input, and what is recorded of the answers."""
 
+import itertools
 import sys
 
 import numpy as np
@@ -231,7 +232,7 @@ def test_more_squares_cover_what_fewer_cover(films):
     for one in measure(films, DamageOptions("occlusion", (1, 2, 4))).responses:
         inside = one.nodes.inside
         assert [row.any() for row in inside] == [False, True, True, True]
-        assert all((more | ~fewer).all() for fewer, more in zip(inside, inside[1:], strict=False))
+        assert all((more | ~fewer).all() for fewer, more in itertools.pairwise(inside))
 
 
 def test_files_that_cannot_be_read_are_listed(films, tmp_path):
@@ -370,7 +371,7 @@ def test_a_name_of_two_images_is_refused(films, tmp_path):
     for folder in "xy":
         write_film(tmp_path / f"in/{folder}/a.png")
     read = read_truth(write_truth(tmp_path / "t.npz", ["a"], chest()[None]))
-    with pytest.raises(DuplicateIdError, match="'a' would be the truth of 'x/a.png' and of 'y/a.png'"):
+    with pytest.raises(DuplicateIdError, match=r"'a' would be the truth of 'x/a\.png' and of 'y/a\.png'"):
         match_truth(plan_images([tmp_path / "in"]).images, read)
     exact = read_truth(write_truth(tmp_path / "u.npz", ["x/a", "y/a.png"], np.stack([chest()] * 2)))
     assert len(match_truth(plan_images([tmp_path / "in"]).images, exact)) == 2
@@ -404,7 +405,7 @@ def test_a_table_is_truth_in_the_model_frame(tmp_path):
     )
     store.write_table(rows, tmp_path / "t.parquet")
     truth = truth_of_table(store.open_table(tmp_path / "t.parquet"))
-    np.testing.assert_allclose(truth.landmarks_xy["a"], (chest() + [100, 0]) / 2)
+    np.testing.assert_allclose(truth.landmarks_xy["a"], (chest() + np.array([100, 0])) / 2)
     store.write_table(make_rows(2), tmp_path / "m.parquet")
     model = truth_of_table(store.open_table(tmp_path / "m.parquet"))
     assert (model.landmarks_xy["image0001"] == chest()).all()

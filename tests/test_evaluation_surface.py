@@ -43,7 +43,7 @@ def test_dice_of_empty_masks():
 # --- boundary --------------------------------------------------------------------------------------------------------
 
 
-def test_boundary_is_inside_and_has_a_corner_where_only_a_diagonal_is_free():
+def test_boundary_lies_inside_and_a_free_diagonal_makes_none():
     drawn = mask(
         """
         .......
@@ -57,7 +57,7 @@ def test_boundary_is_inside_and_has_a_corner_where_only_a_diagonal_is_free():
         """
         .......
         .#####.
-        .#..##.
+        .#...#.
         .####..
         .......
         """

@@ -301,7 +301,7 @@ def test_what_is_no_table_is_refused():
 
 @pytest.mark.parametrize(
     ("change", "touches"),
-    [((0, 0), False), ((-98, 0), False), ((-99, 0), True), ((122, 0), False), ((123, 0), True), ((0, -120), True)],
+    [((0, 0), False), ((-98, 0), False), ((-99, 0), True), ((121, 0), False), ((122, 0), True), ((0, -120), True)],
 )
 def test_touching_the_border(change, touches):
     assert one(landmarks_xy=boxes()[None] + change)["touches_border"] is touches
@@ -331,7 +331,8 @@ def test_draws_have_the_moments_they_stand_for():
     np.testing.assert_allclose(flat.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(flat.std(axis=0), 1, atol=1e-5)
     away = flat.T @ flat / len(flat) - intervals.node_correlation()
-    assert np.sqrt(np.mean(away**2)) < 0.01
+    # as many free draws would be off by 1 / sqrt(128) = 0.09
+    assert np.sqrt(np.mean(away**2)) < 0.03
 
 
 def test_simulated_intervals_cover_nine_truths_in_ten():

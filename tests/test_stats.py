@@ -1,10 +1,11 @@
 """Statistics: values worked out by hand, laws, and the same numbers as scipy."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cxu import stats
@@ -47,6 +48,7 @@ def test_correlations_are_symmetric_and_change_sign(points):
         assert measure(3 * x + 1, y) == pytest.approx(measure(x, y))
 
 
+@settings(max_examples=40)
 @given(pairs)
 def test_correlations_are_those_of_scipy(points):
     scipy_stats = pytest.importorskip("scipy.stats")
@@ -144,8 +146,6 @@ def test_bootstrap_of_none_and_of_one_image():
 def test_bootstrap_leaves_out_resamples_without_a_value():
     found = stats.bootstrap(lambda of: NAN if len(set(of.tolist())) < 3 else 2.0, 3)
     assert found == (2, 2, 2)
-    found = stats.bootstrap(lambda of: 2.0 if of.tolist() == [0, 1] else NAN, 2, n_boot=1, seed=3)
-    assert found.value == 2
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -171,4 +171,4 @@ def test_bins_hold_every_point_once_in_order(points, n_bins):
     assert 1 <= len(curve) <= n_bins
     assert sum(one["n"] for one in curve) == len(x)
     assert sum(one["n"] * one["y_mean"] for one in curve) == pytest.approx(y.sum(), abs=1e-6)
-    assert all(first["x"] < second["x"] for first, second in zip(curve, curve[1:], strict=False))
+    assert all(first["x"] < second["x"] for first, second in itertools.pairwise(curve))

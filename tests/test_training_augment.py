@@ -60,13 +60,14 @@ def test_each_image_moves_in_its_own_way():
 def test_nodes_without_annotation_stay_without():
     points = torch.rand(2, 5, 2)
     points[0, 2:] = torch.nan
-    _, moved = augment(torch.rand(2, 1, 64, 64), points, generator(), AugmentOptions())
+    _, moved, _ = augment(torch.rand(2, 1, 64, 64), points, generator(), AugmentOptions())
     assert torch.equal(moved.isnan(), points.isnan())
 
 
 def test_switched_off_nothing_changes():
     images, points = torch.rand(3, 1, 64, 64), torch.rand(3, 120, 2)
-    same, same_points = augment(images, points, generator(), OFF)
+    same, same_points, corrupted = augment(images, points, generator(), OFF)
+    assert not corrupted.any()
     assert torch.allclose(same, images, atol=1e-5)
     assert torch.allclose(same_points, points, atol=1e-6)
 
@@ -86,8 +87,8 @@ def test_every_strength_changes_the_images_alone(name):
     }.get(name, {})
     images, points = 0.2 + 0.6 * torch.rand(8, 1, 64, 64, generator=generator(3)), torch.rand(8, 120, 2)
     strength = {"corrupt_squares": 3, "rotation": 8.0}.get(name, 0.2 if name in ("scale", "gamma") else 0.5)
-    without, _ = augment(images, points, generator(), changing(**{**needed, name: 0}))
-    changed, _ = augment(images, points, generator(), changing(**{**needed, name: strength}))
+    without, *_ = augment(images, points, generator(), changing(**{**needed, name: 0}))
+    changed, *_ = augment(images, points, generator(), changing(**{**needed, name: strength}))
     assert (changed - without).abs().max() > 0.01
 
 
@@ -101,10 +102,19 @@ def test_a_generator_in_the_same_state_gives_the_same():
 
 def test_greys_stay_within_black_and_white():
     images = torch.rand(16, 1, 64, 64)
-    changed, _ = augment(images, torch.rand(16, 120, 2), generator(), AugmentOptions(noise=0.5, corrupt=1.0))
+    changed, _, corrupted = augment(images, torch.rand(16, 120, 2), generator(), AugmentOptions(noise=0.5, corrupt=1.0))
     assert changed.min() >= 0
     assert changed.max() <= 1
     assert torch.isfinite(changed).all()
+    assert corrupted.all()
+
+
+def test_the_damaged_images_are_told():
+    images, points = torch.full((200, 1, 32, 32), 0.5), torch.rand(200, 120, 2)
+    only = changing(corrupt=0.3, corrupt_noise=0.4, corrupt_squares=2, corrupt_size=0.3)
+    changed, _, corrupted = augment(images, points, generator(), only)
+    assert torch.equal(corrupted, (changed != images).flatten(1).any(dim=1))
+    assert corrupted.float().mean() == pytest.approx(0.3, abs=0.08)
 
 
 def test_inversion_mirrors_the_greys():
@@ -161,7 +171,7 @@ def test_blur_keeps_the_grey_and_widens_an_edge():
 
 def test_corruption_is_by_squares_or_by_noise():
     images = torch.full((200, 1, 32, 32), 0.5)
-    corrupted = corrupt(
+    corrupted, chosen = corrupt(
         images, generator(), changing(corrupt=0.5, corrupt_noise=0.4, corrupt_squares=3, corrupt_size=0.2)
     )
     n_greys = torch.tensor([len(image.unique()) for image in corrupted])
@@ -169,3 +179,4 @@ def test_corruption_is_by_squares_or_by_noise():
     assert untouched + squares + noise == 200
     assert 80 <= untouched <= 120
     assert min(squares, noise) >= 30
+    assert torch.equal(chosen, n_greys > 1)

@@ -14,6 +14,7 @@ from cxu.training.losses import (
     squared_error,
     squared_error_across,
 )
+from cxu.training.options import AugmentOptions
 
 NAN = float("nan")
 
@@ -180,7 +181,7 @@ def test_the_loss_has_all_its_parts():
         torch.full_like(positions, 0.1),
     )
     chosen = options(train_samples=2, energy=2.0, across=3.0, spread=True)
-    parts = losses(encoding, decoding, targets, chosen)
+    parts = losses(encoding, decoding, targets, torch.zeros(1, dtype=torch.bool), chosen)
     found = {name: round(part.item(), 4) for name, part in parts._asdict().items()}
     assert found == {
         "points": 0.005,  # 0.1² over x and y
@@ -199,5 +200,27 @@ def test_the_loss_has_all_its_parts():
 
 def test_parts_without_a_weight_are_zero():
     encoding = Encoding(torch.zeros(1, 2), torch.zeros(1, 2), torch.empty(0), torch.empty(0))
-    parts = losses(encoding, Decoding(torch.ones(1, 1, 4, 2), None, None), torch.zeros(1, 4, 2), options())
+    decoding, whole = Decoding(torch.ones(1, 1, 4, 2), None, None), torch.zeros(1, dtype=torch.bool)
+    parts = losses(encoding, decoding, torch.zeros(1, 4, 2), whole, options())
     assert parts._asdict() == {name: name == "points" for name in parts._fields}
+
+
+def test_damaged_images_may_teach_the_uncertainty_alone():
+    torch.manual_seed(0)
+    mu, log_var = torch.rand(2, 3), torch.rand(2, 3)
+    points, spread = torch.rand(2, 1, 120, 2), torch.rand(2, 1, 120, 2) + 0.1
+    targets, damaged = torch.rand(2, 120, 2), torch.tensor([False, True])
+    augmentation = AugmentOptions(corrupt=0.5)
+
+    def parts(rows, teaches):
+        encoding = Encoding(mu[rows], log_var[rows], torch.empty(0), torch.empty(0))
+        decoding = Decoding(points[rows], None, None, (points[rows],), spread[rows])
+        chosen = options(spread=True, across=1.0, augment=augmentation, corrupt_teaches=teaches)
+        return losses(encoding, decoding, targets[rows], damaged[rows], chosen)
+
+    both, whole, everything = parts([0, 1], "uncertainty"), parts([0], "uncertainty"), parts([0, 1], "all")
+    for name in ("points", "drafts", "across"):
+        assert getattr(both, name) == pytest.approx(getattr(whole, name))
+        assert getattr(both, name) != pytest.approx(getattr(everything, name))
+    assert both.spread == everything.spread
+    assert both.kl == everything.kl

@@ -21,6 +21,8 @@ from cxu.training.options import parse_augmentation, parse_shares
         ({"steps": 1, "energy": 0.1}, "at least 2 training samples"),
         ({"steps": 1, "across": -0.1}, "across = -0.1; expected 0 or more"),
         ({"steps": 1, "refine": True, "variant": "no-skip"}, "refinement .* needs the variant igsc"),
+        ({"steps": 1, "corrupt_teaches": "none"}, "corrupt_teaches = 'none'; expected all or uncertainty"),
+        ({"steps": 1, "corrupt_teaches": "uncertainty", "spread": True}, "only where there are some"),
         ({"steps": 1, "shares": {"JSRT": 0.7, "Shenzhen": 0.7}}, "add up to 1 at most"),
         ({"steps": 1, "shares": {"JSRT": -0.1}}, "numbers from 0"),
     ],

@@ -98,6 +98,11 @@ def view_position(header: Dataset) -> str | None:
     return str(header.get("ViewPosition") or "").strip() or None
 
 
+def modality(header: Dataset) -> str | None:
+    """Return what kind of device made the image (``CR``, ``DX``, ``CT``); None where the file does not say."""
+    return str(header.get("Modality") or "").strip() or None
+
+
 def read_pixels(file: ImageFile, stream: BinaryIO) -> GreyArray:
     """Return the grey values [H, W] of a DICOM file whose header passed :func:`read_header`.
 

@@ -42,7 +42,7 @@ from PIL.ImageFile import ImageFile as Picture
 
 from cxu.anatomy import ORGANS
 from cxu.catalog import Source
-from cxu.dicom import pixel_aspect, read_header, read_pixels, spacing_mm_xy, view_position
+from cxu.dicom import modality, pixel_aspect, read_header, read_pixels, spacing_mm_xy, view_position
 from cxu.errors import ImageError
 from cxu.frame import MODEL_SIZE, FloatArray, ModelFrame, full_frame
 from cxu.image_listing import ImageFile
@@ -90,6 +90,8 @@ class Film:
         Height of a pixel over its width; 1 for square pixels.
     view
         The view as the file says it, such as ``PA``; None where it does not.
+    modality
+        The kind of device as the file says it, such as ``DX``; None where it does not.
     turned
         Whether the file held a negative.
     """
@@ -99,6 +101,7 @@ class Film:
     spacing_mm_xy: tuple[float, float] | None = None
     aspect: float = 1.0
     view: str | None = None
+    modality: str | None = None
     turned: bool = False
 
     @property
@@ -305,7 +308,9 @@ def _dicom_film(file: ImageFile, stream: BinaryIO) -> Film:
     header = read_header(file, stream)
     aspect = pixel_aspect(header)
     _refuse_shape(file, int(header.Rows), int(header.Columns), aspect)
-    return Film(read_pixels(file, stream), "DICOM", spacing_mm_xy(header), aspect, view_position(header))
+    return Film(
+        read_pixels(file, stream), "DICOM", spacing_mm_xy(header), aspect, view_position(header), modality(header)
+    )
 
 
 def _picture_film(file: ImageFile, stream: BinaryIO, kind: FileKind) -> Film:

@@ -30,7 +30,7 @@ from cxu.model.reference import Reference
 from cxu.model.sampling import DEFAULT_SAMPLES, Samples, image_seed, sample_landmarks
 from cxu.model.weights import Weights
 from cxu.predict_plan import PlannedImage
-from cxu.quality import REJECT, Evidence, Verdict, contour_contrast, is_lateral, lateral_reason
+from cxu.quality import REJECT, Evidence, Verdict, contour_contrast, reason_of_file
 
 FloatArray = npt.NDArray[np.float32]
 Task = TypeVar("Task")
@@ -118,6 +118,7 @@ class FilmFacts:
     spacing_mm_xy: tuple[float, float] | None
     view: str | None
     turned: bool = False
+    modality: str | None = None
 
 
 @dataclass(frozen=True)
@@ -309,7 +310,7 @@ def _prepare(image: PlannedImage, predictor: Predictor) -> _Prepared | Rejected:
         frame = films.film_frame(film, image.source)
         prepared = _Prepared(
             image,
-            FilmFacts(film.grey.shape, film.spacing_mm_xy, film.view, film.turned),
+            FilmFacts(film.grey.shape, film.spacing_mm_xy, film.view, film.turned, film.modality),
             frame,
             sha256,
             before[1:],
@@ -353,7 +354,8 @@ def prediction_rows(
     """Return predictions as rows of the one table, in the pixels of each image.
 
     The place of the model frame is null for images whose pixels are not square: there it is no square in pixels.
-    Radii and the gate's verdict are null without a reference of the weights, but for views that are not frontal.
+    Without a reference of the weights radii are null, and so is the verdict, but for files that say themselves what
+    they are.
     """
     frames = [one.frame for one in predictions]
     # the spread of a single sample is 0, which would read as certain
@@ -394,10 +396,9 @@ def _judged(
     predictions: Sequence[Prediction], sigma_model: FloatArray, reference: Reference | None
 ) -> dict[str, object]:
     """Return the columns of the gate and the calibration; ``sigma_model`` [n, 120, 2] in px of the 1024 frame."""
-    views = [one.film.view for one in predictions]
+    said = [reason_of_file(one.film.view, one.film.modality) for one in predictions]
     if reference is None:
-        verdicts = [Verdict("reject", REJECT, lateral_reason(view)) if is_lateral(view) else None for view in views]
-        return _verdict_columns(verdicts)
+        return _verdict_columns([Verdict("reject", REJECT, reason) if reason else None for reason in said])
     sigma_px = table.node_uncertainty(sigma_model)
     evidence = Evidence(
         np.stack([one.mean for one in predictions]),
@@ -411,7 +412,7 @@ def _judged(
     # where pixels are not square the circle is an ellipse in them: the longer half axis holds no less
     in_image = [one.frame.sigma_to_image(radius).max(axis=-1) for one, radius in zip(predictions, radii, strict=True)]
     return {
-        **_verdict_columns(reference.gate.judge(evidence, views)),
+        **_verdict_columns(reference.gate.judge(evidence, said)),
         "radius90_px": np.stack(in_image).astype(np.float32),
     }
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,7 @@ from cxu.predict_extras import (
 )
 from cxu.predict_folder import Key, PredictFolder, check_paths
 from cxu.predict_plan import PlannedImage, PredictPlan, plan_images
+from cxu.quality import Quality
 
 # Raised whenever the same image, weights and options come to give other numbers.
 PREDICT_VERSION: Final = 2
@@ -267,6 +268,30 @@ def organ_sigmas(rows: pa.Table, row: int) -> list[OrganSigma]:
         worst = int(nodes.argmax())
         found.append(OrganSigma(organ.name, float(nodes.mean()), float(nodes[worst]), organ.nodes.start + worst))
     return found
+
+
+@dataclass(frozen=True)
+class Doubtful:
+    """An image that the gate does not call ok."""
+
+    image_id: str
+    quality: str
+    score: float
+    reason: str
+
+
+def count_quality(rows: pa.Table) -> dict[str, int]:
+    """Return how many rows the gate calls ok, review and reject, in that order; without those it has not judged."""
+    found = rows["quality"].to_pylist()
+    return {name: found.count(name) for name in get_args(Quality) if name in found}
+
+
+def doubtful_rows(rows: pa.Table) -> list[Doubtful]:
+    """Return the rows that the gate does not call ok, the worst first."""
+    columns = ("image_id", "quality", "quality_score", "quality_reason")
+    listed = zip(*(rows[name].to_pylist() for name in columns), strict=True)
+    found = [Doubtful(*values) for values in listed if values[1] not in (None, "ok")]
+    return sorted(found, key=lambda one: -one.score)
 
 
 def rows_of(path: Path, keys: Sequence[Key], columns: Sequence[str] | None = None) -> pa.Table:

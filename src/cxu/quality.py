@@ -27,7 +27,12 @@ Quality = Literal["ok", "review", "reject"]
 
 REVIEW: Final = 1.0
 REJECT: Final = 2.0
-# Of ViewPosition in DICOM (PS3.3, C.8.11.7 and C.8.1.2): the side views.
+# Modality in DICOM (PS3.3, C.7.3.1.1.1): devices that make no projection of a chest.
+OTHER_MODALITIES: Final = (
+    *("BI", "CT", "ECG", "EPS", "ES", "GM", "IVUS", "MG", "MR", "NM", "OCT", "OP", "OPT", "PT", "PX", "RTDOSE"),
+    *("RTIMAGE", "SEG", "SM", "TG", "US", "XC"),
+)
+# Of ViewPosition (PS3.3, C.8.11.7 and C.8.1.2): the side views.
 LATERAL_VIEWS: Final = ("LATERAL", "LAT", "LL", "RL", "LLD", "RLD", "ML", "LM")
 
 # name of a signal → what it says of an image when it is the worst
@@ -160,21 +165,23 @@ class Gate:
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return odds / odds.sum(axis=1, keepdims=True)
 
-    def judge(self, evidence: Evidence, views: Sequence[str | None]) -> list[Verdict]:
-        """Return the verdict on each of n images; ``views`` are their ViewPosition where a file says one."""
+    def judge(self, evidence: Evidence, said: Sequence[str | None]) -> list[Verdict]:
+        """Return the verdict on each of n images; ``said`` has what :func:`reason_of_file` returned for each."""
         signals = self.signals(evidence)
         scores = {name: grade(signals[name], self.limits[name]) for name in REASONS}
         likeliest = self.orientations(evidence.features).argmax(axis=1)
         return [
-            _verdict({name: float(values[row]) for name, values in scores.items()}, ORIENTATIONS[likeliest[row]], view)
-            for row, view in enumerate(views)
+            _verdict(
+                {name: float(values[row]) for name, values in scores.items()}, ORIENTATIONS[likeliest[row]], reason
+            )
+            for row, reason in enumerate(said)
         ]
 
 
-def _verdict(scores: Mapping[str, float], orientation: str, view: str | None) -> Verdict:
-    if is_lateral(view):
-        return Verdict("reject", max(REJECT, _worst(scores)), lateral_reason(view))
+def _verdict(scores: Mapping[str, float], orientation: str, said: str | None) -> Verdict:
     worst = _worst(scores)
+    if said is not None:
+        return Verdict("reject", max(REJECT, worst), said)
     if worst < REVIEW:
         return Verdict("ok", worst, None)
     reasons = [
@@ -196,20 +203,28 @@ def _reason(name: str, orientation: str) -> str:
     return REASONS[name]
 
 
-def is_lateral(view: str | None) -> bool:
-    """Tell whether a file says that it is a side view.
+def reason_of_file(view: str | None, modality: str | None) -> str | None:
+    """Return why an image is rejected by what its file says of it, or None.
+
+    Parameters
+    ----------
+    view, modality
+        ViewPosition and Modality of DICOM, None where the file does not say.
 
     Examples
     --------
-    >>> is_lateral("LATERAL"), is_lateral("ll"), is_lateral("PA"), is_lateral(None)
-    (True, True, False, False)
+    >>> reason_of_file("ll", "DX")
+    'the file says ll: not a frontal view'
+    >>> reason_of_file("PA", "CT")
+    'the file says CT: not a radiograph'
+    >>> reason_of_file("PA", "DX"), reason_of_file(None, None)
+    (None, None)
     """
-    return view is not None and view.strip().upper() in LATERAL_VIEWS
-
-
-def lateral_reason(view: str | None) -> str:
-    """Return why a side view is rejected."""
-    return f"the file says {view}: not a frontal view"
+    if view is not None and view.strip().upper() in LATERAL_VIEWS:
+        return f"the file says {view.strip()}: not a frontal view"
+    if modality is not None and modality.strip().upper() in OTHER_MODALITIES:
+        return f"the file says {modality.strip()}: not a radiograph"
+    return None
 
 
 def grade(values: FloatArray, limits: tuple[float, float, float]) -> FloatArray:

@@ -132,6 +132,7 @@ def command(
     manifest = store.record_run("predict", _manifest(report, predictor, images))
     _tell(output, report, str(manifest))
     content, parts = _result(report)
+    _tell_quality(output, content)
     output.result(content, *parts)
     if report.rejected or report.beside.undrawn:
         raise typer.Exit(SOME_FAILED)
@@ -188,12 +189,23 @@ def _tell(output: Output, report: PredictReport, manifest: str) -> None:
         output.warn(f"{path} is out of date: the table has rows that it lacks; give --csv or --masks again")
 
 
+def _tell_quality(output: Output, content: dict[str, Any]) -> None:
+    doubtful = content["doubtful"]
+    output.list_items(
+        f"{_counted(len(doubtful), 'image')} to look at; cxu filter leaves out those to reject:",
+        [f"{one['quality']}: {one['image_id']} {one['reason']} ({one['score']:.2f})" for one in doubtful],
+        elsewhere=f"see quality_reason in {content['table']}",
+    )
+
+
 def _result(report: PredictReport) -> tuple[dict[str, Any], list[RenderableType]]:
-    from cxu.predict_run import describe_rows, organ_sigmas, rows_of
+    from cxu.predict_run import count_quality, describe_rows, doubtful_rows, organ_sigmas, rows_of
 
     # of many images only the scores: all their rows need not fit into memory
-    rows = rows_of(report.path, report.keys, None if len(report.keys) == 1 else ("mean_sigma_model_px",))
+    few = ("image_id", "mean_sigma_model_px", "quality", "quality_score", "quality_reason")
+    rows = rows_of(report.path, report.keys, None if len(report.keys) == 1 else few)
     content = {**_written(report), "rejected": [[one.file, one.reason] for one in report.rejected]}
+    content |= {"quality": count_quality(rows), "doubtful": [vars(one) for one in doubtful_rows(rows)]}
     lines = [f"{name}: {path}" for name, path in _paths(report)]
     if len(rows) == 1:
         organs = organ_sigmas(rows, 0)
@@ -204,13 +216,16 @@ def _result(report: PredictReport) -> tuple[dict[str, Any], list[RenderableType]
         title = f"{content['image_id']}: node uncertainty, px of the 1024 model frame"
         shown = titled(title, ["organ", "mean", "worst", "worst node"], cells, gap=False) if organs else []
         said = [f"image score {score:.2f} px"] if organs else []
+        said += [f"quality {name}" for name in content["quality"]]
         return content, [*shown, *said, *lines]
     quantiles = describe_rows(rows)
     content["image_score_quantiles_px"] = quantiles
     cells = [["image score, px", *quantiles.values()]]
     quantile_table = [make_table("", ["", *quantiles], cells)] if quantiles else []
     counted = f"{_counted(len(rows), 'image')} with landmarks, {len(report.rejected):,} without"
-    return content, [counted, *quantile_table, *lines]
+    counts = ", ".join(f"{count:,} {name}" for name, count in content["quality"].items())
+    judged = [f"quality: {counts}"] if counts else []
+    return content, [counted, *quantile_table, *judged, *lines]
 
 
 def _paths(report: PredictReport) -> list[tuple[str, str]]:

@@ -96,7 +96,7 @@ def list_masks(folder: Path) -> MaskTruth:
         raise MissingInputError(f"{folder} holds no mask in PNG")
     kinds = {_kind_of(paths) for paths in found.values()}
     if len(kinds) > 1:
-        raise UsageError(f"{folder} holds label images and masks of single organs: give a folder of one kind")
+        raise UsageError(_two_kinds(folder))
     return MaskTruth(str(folder), kinds.pop(), tuple(found), tuple(found.values()))
 
 
@@ -115,17 +115,22 @@ def _from_index(folder: Path) -> dict[str, dict[OrganName, Path]]:
 
 
 def _from_names(folder: Path) -> dict[str, dict[OrganName, Path]]:
-    found: dict[str, dict[OrganName, Path]] = {}
+    labels: dict[str, dict[OrganName, Path]] = {}
+    organs: dict[str, dict[OrganName, Path]] = {}
     for path in sorted(folder.rglob("*.png")):
-        if path.name.startswith("."):
-            continue
         name = path.relative_to(folder).as_posix()
         organ = next((organ for organ, suffix in _ORGAN_SUFFIXES.items() if name.endswith(suffix)), None)
         if organ is None:
-            found[name.removesuffix(".png")] = dict.fromkeys(ORGAN_NAMES, path)
+            labels[name.removesuffix(".png")] = dict.fromkeys(ORGAN_NAMES, path)
         else:
-            found.setdefault(name.removesuffix(_ORGAN_SUFFIXES[organ]), {})[organ] = path
-    return found
+            organs.setdefault(name.removesuffix(_ORGAN_SUFFIXES[organ]), {})[organ] = path
+    if labels and organs:
+        raise UsageError(_two_kinds(folder))
+    return labels or organs
+
+
+def _two_kinds(folder: Path) -> str:
+    return f"{folder} holds label images and masks of single organs: give a folder of one kind"
 
 
 def _kind_of(paths: Mapping[OrganName, Path]) -> MaskKind:

@@ -109,7 +109,7 @@ def simulated_spread(points_xy: FloatArray, sigma_xy: FloatArray) -> dict[str, F
         means, sigmas = _centred(points_xy[block]), sigma_xy[block].astype(np.float32).transpose(2, 1, 0)
         x = means[0][:, :, None] + sigmas[0][:, :, None] * draws_x[:, None, :]
         y = means[1][:, :, None] + sigmas[1][:, :, None] * draws_y[:, None, :]
-        _spread_into(found, block, x, y, means)
+        _spread_into(found, block, x, y, points_xy[block])
     return found
 
 
@@ -136,7 +136,7 @@ def sampled_spread(points_xy: FloatArray, samples_xy: FloatArray, scale: FloatAr
         means, samples = _centred(points_xy[block]), samples_xy[block].astype(np.float64)
         errors = (samples - samples.mean(axis=1, keepdims=True)) * scales[block, None, :, None]
         x, y = (errors.transpose(3, 2, 0, 1) + means[..., None]).astype(np.float32)
-        _spread_into(found, block, x, y, means)
+        _spread_into(found, block, x, y, points_xy[block])
     return found
 
 
@@ -147,9 +147,10 @@ def _centred(points_xy: FloatArray) -> Float32Array:
 
 
 def _spread_into(
-    found: dict[str, FloatArray], block: slice, x: Float32Array, y: Float32Array, means: Float32Array
+    found: dict[str, FloatArray], block: slice, x: Float32Array, y: Float32Array, points_xy: FloatArray
 ) -> None:
-    values = measure_nodes(*means)
+    # in double precision: the order in which numpy sums depends on how many rows there are
+    values = measure_nodes(*points_xy.astype(np.float64).transpose(2, 1, 0))
     for name, drawn in measure_nodes(x, y).items():
         away = drawn - values[name][:, None]
         found[name][block] = np.sqrt(np.mean(away * away, axis=1, dtype=np.float64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from cxu.errors import UsageError
 
@@ -175,6 +175,14 @@ class TrainOptions:
         for name in ("refine", "spread", "report_test"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"training option {name} = {getattr(self, name)!r}; expected True or False")
+        if self.corrupt_teaches not in get_args(CorruptTeaches):
+            names = " or ".join(get_args(CorruptTeaches))
+            raise UsageError(f"training option corrupt_teaches = {self.corrupt_teaches!r}; expected {names}")
+        if self.corrupt_teaches == "uncertainty" and not (self.spread and self.augment.corrupt):
+            raise UsageError(
+                "badly damaged images can teach the uncertainty alone only where there are some (--augmentation "
+                "corrupt=0.2) and a spread to learn (--spread)"
+            )
         if self.refine and self.variant != "igsc":
             raise UsageError("refinement takes features of the image along: it needs the variant igsc")
         _require(self, "0 or more and below 1", lambda value: 0 <= value < 1, "ema", "warmup")
