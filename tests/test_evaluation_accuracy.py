@@ -137,7 +137,7 @@ def planes(landmarks_xy, shape_hw, *, painted, scale=1.0, offset=(0.0, 0.0)):
         raster.paint_polygon(labels, points, organ.label)
         alone[organ.name] = raster.fill_polygon(points, shape_hw) > 0
     drawn = {organ.name: labels == organ.label for organ in (RIGHT_LUNG, LEFT_LUNG, HEART)} if painted else alone
-    return OrganPlanes(drawn, {name: np.zeros(shape_hw, bool) for name in drawn})
+    return OrganPlanes(shape_hw, drawn, {name: np.zeros(shape_hw, bool) for name in drawn})
 
 
 MODEL = (1024, 1024)
@@ -156,7 +156,7 @@ def test_predictions_are_drawn_as_the_masks_are(kind):
 def test_the_heart_covers_no_lung_where_the_truth_has_none():
     lungs = boxes(heart=(2000, 2000, 2100, 2100))
     true = planes(lungs, MODEL, painted=True)
-    without = OrganPlanes({k: v for k, v in true.planes.items() if k != "heart"}, true.ignored)
+    without = OrganPlanes(MODEL, {k: v for k, v in true.planes.items() if k != "heart"}, true.ignored)
     results = compare_with_masks(TRUE, without, "labels", None)
     assert results["left_lung"].dice == results["lungs"].dice == 1
     assert results["heart"].state == results["all"].state == "missing"
@@ -173,7 +173,7 @@ def test_distances_in_a_mask_of_the_image_are_px_of_the_model_frame():
 
 
 def test_no_organ_at_all_is_missing_throughout():
-    results = compare_with_masks(TRUE, OrganPlanes({}, {}), "labels", None)
+    results = compare_with_masks(TRUE, OrganPlanes(MODEL, {}, {}), "labels", None)
     assert {result.state for result in results.values()} == {"missing"}
     assert tuple(results) == GROUPS
 

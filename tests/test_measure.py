@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import chest, make_rows
@@ -188,6 +188,7 @@ def test_a_mirror_changes_the_sign_of_the_tilt_and_exchanges_no_size(points):
     assert {name: pytest.approx(value) for name, value in before.items()} == after
 
 
+@settings(max_examples=10)
 @given(order=st.permutations(range(12)))
 def test_no_row_depends_on_the_others(order):
     points, sigma = shapes()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from builders import make_rows
 from cxu import store, table
-from cxu.anatomy import HEART, LEFT_LUNG, N_NODES, RIGHT_LUNG
+from cxu.anatomy import HEART, LEFT_LUNG, N_NODES, ORGAN_NAMES, RIGHT_LUNG
 from cxu.catalog import SOURCES
 from cxu.cli._tables import describe_thresholds
 from cxu.criteria import Criteria, criteria_like
@@ -854,3 +854,72 @@ def test_like_refuses_a_chain_of_thresholds(saved, tmp_path):
     with pytest.raises(UsageError, match=r"a\.parquet, which has thresholds of its own"):
         criteria_like(store.open_table(third).facts, asking())
     assert "max_std 5 px" in describe_thresholds(store.open_table(third))
+
+
+# --- the gate and the radii ------------------------------------------------------------------------------------------
+
+
+def judged(*verdicts, **columns):
+    return make_rows(len(verdicts), quality=pa.array(verdicts, pa.string()), **columns)
+
+
+@pytest.mark.parametrize(
+    ("quality", "kept"),
+    [("ok", [0]), ("review", [0, 1, 3]), ("any", [0, 1, 2, 3])],
+)
+def test_the_worst_verdict_that_stays(quality, kept):
+    rows = judged("ok", "review", "reject", None)
+    selected, excluded, _ = filter_rows(rows, asking(quality=quality))
+    assert ids_of(selected) == [f"image{index:04}" for index in kept]
+    assert set(excluded["reason"].to_pylist()) <= {"quality"}
+
+
+def test_rejects_are_left_out_by_default_and_the_flow_says_so():
+    _, _, report = filter_rows(judged("ok", "reject"), asking())
+    assert [(step.reason, sum(step.rows_out.values())) for step in report.steps] == [("quality", 1)]
+
+
+def test_a_gate_that_left_nothing_out_is_not_told_unless_asked_for():
+    assert [step.reason for step in filter_rows(judged("ok", None), asking())[2].steps] == ["nothing asked"]
+    assert [step.reason for step in filter_rows(judged("ok"), asking(quality="ok"))[2].steps] == ["quality"]
+
+
+def with_radii(radius, **columns):
+    radius = np.asarray(radius, np.float32)
+    return make_rows(len(radius), radius90_px=radius.repeat(N_NODES // radius.shape[1], axis=1), **columns)
+
+
+def test_a_radius_at_the_limit_is_confident():
+    rows = with_radii([[20.0], [20.5], [19.0]])
+    selected, excluded, report = filter_rows(rows, asking(max_radius90=dict.fromkeys(ORGAN_NAMES, 20.0)))
+    assert ids_of(selected) == ["image0000", "image0002"]
+    assert excluded["reason"].to_pylist() == ["max_radius90"]
+    assert [step.reason for step in report.steps] == ["radius_scale_unknown", "max_radius90"]
+
+
+def test_radii_in_image_pixels_are_compared_in_the_model_frame():
+    columns = {"frame": "image", "frame_side": 2048.0, "height": 2048, "width": 2048}
+    rows = with_radii([[40.0]], **columns)
+    limit = dict.fromkeys(ORGAN_NAMES, 20.0)
+    assert len(filter_rows(rows, asking(max_radius90=limit))[0]) == 1
+    assert len(filter_rows(rows, asking(max_radius90=limit, unit="image"))[0]) == 0
+
+
+def test_radius_and_sigma_may_be_asked_together():
+    rows = with_radii([[10.0], [10.0], [30.0]], **table.sigma_columns(np.full((3, N_NODES, 2), 4, np.float32)))
+    limits = dict.fromkeys(ORGAN_NAMES, 20.0)
+    _, excluded, _ = filter_rows(rows, asking("5", max_radius90=limits))
+    assert excluded.to_pylist() == [
+        {"source": "chestxray8", "image_id": "image0002", "reason": "max_std or max_radius90"}
+    ]
+
+
+def test_rows_without_radii_cannot_be_asked_for_them():
+    with pytest.raises(UsageError, match="no calibrated radii"):
+        filter_rows(make_rows(2), asking(max_radius90={"heart": 20.0}))
+
+
+def test_like_takes_radius_and_quality_along():
+    rows = with_radii([[10.0]] * 2, quality=pa.array(["ok", "review"]))
+    criteria = like(rows, max_radius90={"heart": 20.0}, quality="ok")
+    assert (criteria.thresholds.max_radius90, criteria.thresholds.quality) == ({"heart": 20.0}, "ok")

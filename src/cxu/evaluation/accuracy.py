@@ -227,7 +227,7 @@ def compare_landmarks(found_xy: FloatArray, true_xy: FloatArray) -> dict[str, Or
         for points in (found_xy, true_xy)
     )
     nothing = np.zeros(shape_hw, np.bool_)
-    of_masks = _compare_planes(found, OrganPlanes(true, dict.fromkeys(true, nothing)), 1.0)
+    of_masks = _compare_planes(found, OrganPlanes(shape_hw, true, dict.fromkeys(true, nothing)), 1.0)
     results = {}
     for name, members in (*ORGAN_GROUPS.items(), (ALL, ORGAN_NAMES)):
         counted = known & np.isin(_ORGAN_OF_NODE, members)
@@ -258,10 +258,7 @@ def compare_with_masks(
     ImageError
         If the size of the mask fits neither the image nor the model frame.
     """
-    if not true.planes:
-        return {name: OrganResult("missing") for name in GROUPS}
-    shape = next(iter(true.planes.values())).shape
-    scale, offset_xy = mask_placement((shape[0], shape[1]), image)
+    scale, offset_xy = mask_placement(true.shape_hw, image)
     points = found_xy * scale + np.asarray(offset_xy)
     draw = _painted if kind == "labels" else _filled
     of_masks = _compare_planes(draw(points, true), true, 1 / scale)
@@ -270,14 +267,14 @@ def compare_with_masks(
 
 def _filled(points_xy: FloatArray, true: OrganPlanes) -> dict[OrganName, BoolArray]:
     return {
-        organ.name: fill_polygon(points_xy[organ.nodes], true.planes[organ.name].shape) > 0
+        organ.name: fill_polygon(points_xy[organ.nodes], true.shape_hw) > 0
         for organ in ORGANS
         if organ.name in true.planes
     }
 
 
 def _painted(points_xy: FloatArray, true: OrganPlanes) -> dict[OrganName, BoolArray]:
-    labels = np.zeros(next(iter(true.planes.values())).shape, np.uint8)
+    labels = np.zeros(true.shape_hw, np.uint8)
     for organ in ORGANS:
         if organ is not HEART or organ.name in true.planes:
             paint_polygon(labels, points_xy[organ.nodes], organ.label)

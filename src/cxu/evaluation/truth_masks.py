@@ -143,12 +143,15 @@ class OrganPlanes:
 
     Attributes
     ----------
+    shape_hw
+        Height and width.
     planes
         Organ → bool [H, W]; an organ that is not annotated is absent.
     ignored
         The same organs → bool [H, W]: where it is not known what belongs to the organ.
     """
 
+    shape_hw: tuple[int, int]
     planes: Mapping[OrganName, BoolArray]
     ignored: Mapping[OrganName, BoolArray]
 
@@ -168,7 +171,7 @@ def read_planes(paths: Mapping[OrganName, Path], kind: MaskKind) -> OrganPlanes:
         labels = _read_mask(next(iter(paths.values())), _LABELS)
         planes = {organ.name: labels == organ.label for organ in ORGANS}
         drawn = {name: plane for name, plane in planes.items() if plane.any()}
-        return OrganPlanes(drawn, dict.fromkeys(drawn, labels == IGNORE_LABEL))
+        return OrganPlanes(_shape(labels), drawn, dict.fromkeys(drawn, labels == IGNORE_LABEL))
     read = {organ: _read_mask(path, _ORGAN_VALUES) for organ, path in paths.items()}
     if not read:
         raise ImageError("no organ has a mask")
@@ -179,6 +182,7 @@ def read_planes(paths: Mapping[OrganName, Path], kind: MaskKind) -> OrganPlanes:
         if (mask == IGNORE_LABEL).any() and not (mask == 1).any():
             raise ImageError(f"{paths[organ].name} has 255 but no 1: 255 means to ignore, write the organ as 1")
     return OrganPlanes(
+        _shape(next(iter(read.values()))),
         {organ: mask == 1 for organ, mask in read.items()},
         {organ: mask == IGNORE_LABEL for organ, mask in read.items()},
     )
@@ -198,6 +202,10 @@ def _read_mask(path: Path, allowed: set[int]) -> Mask:
             f"{path.name} has the value {unknown[0]}; expected {', '.join(str(value) for value in sorted(allowed))}"
         )
     return mask
+
+
+def _shape(mask: Mask) -> tuple[int, int]:
+    return mask.shape[0], mask.shape[1]
 
 
 def _size(mask: npt.NDArray[Any]) -> str:

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from cxu import files
-from cxu.calibration import Calibration, from_json
+from cxu.anatomy import N_ORGANS
+from cxu.calibration import Calibration, assumed_scales, from_json
 from cxu.errors import FormatError
 from cxu.quality import REASONS, Gate, Space
+from cxu.table import PUBLISHED_MODEL
 
 _PREFIX: Final = "reference-"
 _KEY: Final = "cxu_reference"
@@ -53,6 +56,21 @@ class Reference:
 def reference_of(model_id: str) -> Reference | None:
     """Return what was fitted to the weights of that hash, or None."""
     return next((one for one in bundled_references() if one.model_id == model_id), None)
+
+
+def sigma_scales(model_ids: Sequence[str]) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Return the factor on the standard deviations of each organ, float32 [n, 3], and whence each row has it.
+
+    ``fitted`` for rows of weights that have a calibration; ``assumed`` for published rows, which have no truth to fit
+    to; ``none`` where nothing is known and the factor is 1.
+    """
+    known: dict[str, tuple[npt.NDArray[np.floating], str]] = {PUBLISHED_MODEL: (assumed_scales(), "assumed")}
+    for model_id in set(model_ids) - set(known):
+        found = reference_of(model_id)
+        known[model_id] = (found.calibration.scales(), "fitted") if found else (np.ones(N_ORGANS), "none")
+    scales = [known[model_id][0] for model_id in model_ids]
+    made = np.array(scales, np.float32).reshape(-1, N_ORGANS)
+    return made, [known[model_id][1] for model_id in model_ids]
 
 
 @functools.cache
