@@ -156,7 +156,7 @@ def test_no_readable_image_at_all(here):
         ("occlusion", ["films", "--squares", "1.5"], "--squares 1.5"),
         ("occlusion", ["films", "--half-size", "0"], "--half-size 0"),
         ("noise", ["films", "--truth", "none.npz"], "none.npz"),
-        ("noise", ["films", "--truth", "other.npz"], "landmarks of none of 2 images"),
+        ("noise", ["films", "--truth", "other.npz"], "no image is in both"),
         ("noise", ["films", "--batch-size", "x"], "--batch-size x"),
         ("noise", ["films", "--device", "cuda:99"], "cuda"),
     ],

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from builders import make_rows, mimic_csv
 from cxu import store, table
 from cxu.cli import app
+from cxu.evaluation import ood_fit
 
 
 def write_rows(path, n_rows, *, score=10.0, latent=0.5, seed=0, **columns):
@@ -27,6 +28,7 @@ def write_rows(path, n_rows, *, score=10.0, latent=0.5, seed=0, **columns):
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ood_fit, "_TREES", (10, 30))
     write_rows(tmp_path / "in.parquet", 120)
     write_rows(tmp_path / "out.parquet", 60, score=11, latent=0.6, seed=1)
     return tmp_path

@@ -36,9 +36,9 @@ def cxu(*arguments):
 
 
 def lines_from(text, title):
-    """Return the words of the lines below a title, up to the next empty line."""
+    """Return the lines below a title, up to the next empty line, with single spaces."""
     below = text.split(f"{title}\n")[1].split("\n\n")[0]
-    return [line.split() for line in below.splitlines()]
+    return [" ".join(line.split()) for line in below.splitlines()]
 
 
 # --- exit 0 ----------------------------------------------------------------------------------------------------------
@@ -49,21 +49,18 @@ def test_the_latest_selection_is_measured(home):
     assert done.exit_code == 0
     assert done.stderr.startswith("home cxu-data · selection latest: 3 rows, made ")
     # (720 - 400) / (870 - 150)
-    assert ["ctr", "2", "0.444", "0.444", "0.444", "0.444", "0.444"] in lines_from(
-        done.stdout, "Measures of chestxray8"
-    )
+    assert "ctr 2 0.444 0.444 0.444 0.444 0.444" in lines_from(done.stdout, "Measures of chestxray8")
     blank = lines_from(done.stdout, "Blank, and why")
-    assert ["ctr", "1", "0"] in blank
-    assert ["heart_area_px2", "0", "1"] in blank
-    assert not any("mm" in words[0] for words in blank)
+    assert blank[0] == "measure nodes unconfident organ unusable"
+    assert {"ctr 1 0", "heart_area_px2 0 1"} <= {*blank}
+    assert "_mm" not in done.stdout
     assert "Nothing in mm: no row is in image pixels of known spacing." in done.stdout
     intervals = lines_from(done.stdout, "90 % intervals")
-    assert ["simulated", "3"] in intervals
-    assert "standard deviations times an assumed factor".split() + ["3"] in intervals
+    assert intervals[1:] == ["simulated 3", "standard deviations times an assumed factor 3"]
     rows = lines_from(done.stdout, "Cardiothoracic ratio")
-    assert rows[1][:4] == ["chestxray8", "00000001_000" if rows[1][1] == "00000001_000" else "a", "0.444", rows[1][3]]
-    assert rows[2][1:] == ["b", "blank:", "nodes", "unconfident"]
-    assert not (home / "runs").exists() or not list((home / "runs").glob("*-measure.json"))
+    assert rows[1].startswith("chestxray8 a 0.444 (0.")
+    assert rows[2] == "chestxray8 b blank: nodes unconfident"
+    assert not list((home / "runs").glob("*-measure.json"))
 
 
 def test_a_source_is_measured_without_any_selection(home):
@@ -115,9 +112,11 @@ def test_mm_are_shown_where_the_spacing_is_known():
     done = cxu("measure", "films.parquet")
     assert done.exit_code == 0
     measures = lines_from(done.stdout, "Measures of chestxray8")
-    assert next(words for words in measures if words[0] == "thorax_width_mm")[1:3] == ["2", "86.4"]
-    assert "none: no standard deviations".split() + ["2"] in lines_from(done.stdout, "90 % intervals")
-    assert "warning: by the pixel spacing of the file, the thorax of 1 rows is narrower than 15 cm" in done.stderr
+    # 72 and 360 mm
+    assert "thorax_width_mm 2 86.4 144.0 216.0 288.0 345.6" in measures
+    assert "none: no standard deviations 2" in lines_from(done.stdout, "90 % intervals")
+    assert "warning: by the pixel spacing of the file, the thorax is narrower than 15 cm or wider" in done.stderr
+    assert "in 1 of 2 rows" in done.stderr
 
 
 # --- exit 1, 2 and 3 -------------------------------------------------------------------------------------------------

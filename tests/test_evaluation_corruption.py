@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import cxu
-from builders import chest, make_rows
+from builders import chest
 from cxu import store
-from cxu.errors import DuplicateIdError, FormatError, MissingExtraError, MissingInputError, UsageError
+from cxu.errors import MissingExtraError, UsageError
 from cxu.evaluation.corruption import DamageOptions, DamageReport, NodeResponse, Response, draw_images, measure_damage
 from cxu.evaluation.corruption_damage import add_noise, choose_nodes, draw_squares, nodes_inside
 from cxu.evaluation.corruption_summary import correlations_within, pooled_correlation, summarize_damage
-from cxu.evaluation.corruption_table import check_table_path, damage_rows, write_measurements
-from cxu.evaluation.corruption_truth import match_truth, read_truth, truth_of_table
+from cxu.evaluation.corruption_table import damage_rows
+from cxu.evaluation.corruption_truth import match_truth
+from cxu.evaluation.result_file import write_rows
+from cxu.evaluation.truth import LandmarkTruth, open_truth, read_npz
 from cxu.model.weight_source import load
 from cxu.plot.corruption import draw_damage
 from cxu.predict import PredictOptions, Predictor
@@ -353,65 +355,29 @@ def test_inside_against_outside_by_hand(images):
 # --- truth -----------------------------------------------------------------------------------------------------------
 
 
-def write_truth(path, names, landmarks_xy):
-    np.savez(path, name=np.array(names), landmarks_xy=landmarks_xy)
-    return path
+def truth_of(names, landmarks_xy):
+    return LandmarkTruth("t.npz", tuple(names), np.asarray(landmarks_xy, float))
 
 
-def test_truth_is_matched_by_name(films, tmp_path):
-    truth = np.stack([chest()] * 4)
-    truth[1] = np.nan
-    read = read_truth(write_truth(tmp_path / "t.npz", ["a", "b", "films/c.png", "c"], truth))
+def test_truth_is_matched_by_id(films):
+    truth = np.stack([chest(), np.full((120, 2), np.nan), chest() + 1, chest()])
     images = plan_images([films / "films"]).images
-    # b is NaN throughout; c.png is c
-    assert [image.image_id for image in match_truth(images, read)] == ["a.png", "c.png"]
+    # b is NaN throughout
+    found = match_truth(images, truth_of(["c", "b", "elsewhere/a.png", "other"], truth))
+    assert [image.image_id for image in found] == ["a.png", "c.png"]
+    assert (found[images[0]] == chest() + 1).all()
+    assert found[images[0]].dtype == np.float32
 
 
-def test_a_name_of_two_images_is_refused(films, tmp_path):
-    for folder in "xy":
-        write_film(tmp_path / f"in/{folder}/a.png")
-    read = read_truth(write_truth(tmp_path / "t.npz", ["a"], chest()[None]))
-    with pytest.raises(DuplicateIdError, match=r"'a' would be the truth of 'x/a\.png' and of 'y/a\.png'"):
-        match_truth(plan_images([tmp_path / "in"]).images, read)
-    exact = read_truth(write_truth(tmp_path / "u.npz", ["x/a", "y/a.png"], np.stack([chest()] * 2)))
-    assert len(match_truth(plan_images([tmp_path / "in"]).images, exact)) == 2
-
-
-@pytest.mark.parametrize(
-    ("arrays", "error", "said"),
-    [
-        ({"name": ["a"]}, FormatError, "expected arrays"),
-        ({"name": ["a"], "landmarks_xy": np.zeros((1, 3, 2))}, FormatError, r"is \[1, 3, 2\]"),
-        ({"name": ["a", "a"], "landmarks_xy": np.zeros((2, 120, 2))}, DuplicateIdError, "'a' stands there twice"),
-    ],
-)
-def test_wrong_truth_is_refused(tmp_path, arrays, error, said):
-    np.savez(tmp_path / "t.npz", **arrays)
-    with pytest.raises(error, match=said):
-        read_truth(tmp_path / "t.npz")
-
-
-def test_missing_or_damaged_truth_is_refused(tmp_path):
-    with pytest.raises(MissingInputError):
-        read_truth(tmp_path / "none.npz")
-    (tmp_path / "t.npz").write_bytes(b"PK\3\4 no")
-    with pytest.raises(FormatError):
-        read_truth(tmp_path / "t.npz")
-
-
-def test_a_table_is_truth_in_the_model_frame(tmp_path):
-    rows = make_rows(
-        2, frame="image", frame_side=2048.0, frame_offset_xy=np.array([[-100.0, 0.0]] * 2), image_id=["a", "b"]
-    )
-    store.write_table(rows, tmp_path / "t.parquet")
-    truth = truth_of_table(store.open_table(tmp_path / "t.parquet"))
-    np.testing.assert_allclose(truth.landmarks_xy["a"], (chest() + np.array([100, 0])) / 2)
-    store.write_table(make_rows(2), tmp_path / "m.parquet")
-    model = truth_of_table(store.open_table(tmp_path / "m.parquet"))
-    assert (model.landmarks_xy["image0001"] == chest()).all()
-    store.write_table(make_rows(1, frame="image"), tmp_path / "u.parquet")
-    with pytest.raises(UsageError, match="do not know where the model frame lies"):
-        truth_of_table(store.open_table(tmp_path / "u.parquet"))
+def test_truth_of_no_image_is_refused(films, tmp_path):
+    images = plan_images([films / "films"]).images
+    with pytest.raises(UsageError, match="no image is in both"):
+        match_truth(images, truth_of(["z"], [chest()]))
+    with pytest.raises(UsageError, match=r"--truth t\.npz has no annotated node"):
+        match_truth(images, truth_of(["a"], [np.full((120, 2), np.nan)]))
+    write_film(tmp_path / "masks/a.png")
+    with pytest.raises(UsageError, match="is masks: expected landmarks"):
+        match_truth(images, open_truth(store.Home(tmp_path), str(tmp_path / "masks")))
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -429,9 +395,9 @@ def test_rows_of_a_report(films, tmp_path):
     assert rows["score_px"][4].as_py() == pytest.approx(float(one.score_px[1]))
     assert rows["nodes_inside"][4].as_py() == one.nodes.inside[1].sum()
     assert rows["sigma_inside_px"][4].as_py() == pytest.approx(float(one.nodes.sigma_px[1][one.nodes.inside[1]].mean()))
-    write_measurements(rows, tmp_path / "t.parquet")
+    write_rows(rows, tmp_path / "t.parquet")
     assert pq.read_table(tmp_path / "t.parquet").equals(rows)
-    write_measurements(rows, tmp_path / "t.csv")
+    write_rows(rows, tmp_path / "t.csv")
     lines = (tmp_path / "t.csv").read_text().splitlines()
     assert len(lines) == 10
     assert lines[1].startswith('"local","a.png",0,')
@@ -441,11 +407,6 @@ def test_rows_of_a_report(films, tmp_path):
 def test_rows_of_no_image(films):
     for damage in ("noise", "occlusion"):
         assert len(damage_rows(DamageReport(DamageOptions(damage), ()), predictor(films))) == 0
-
-
-def test_a_table_of_another_format_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"--out .*t\.txt"):
-        check_table_path(tmp_path / "t.txt")
 
 
 @pytest.mark.parametrize("damage", ["noise", "occlusion"])
@@ -479,7 +440,7 @@ def test_without_matplotlib_the_error_says_how_to_get_it(images, tmp_path, monke
 def test_real_films_become_uncertain(shared_data):
     files = [shared_data / f"train/images/{name}.jpg" for name in ("JPCLN020", "JPCLN059")]
     plan = plan_images(files)
-    truths = match_truth(plan.images, read_truth(shared_data / "train/landmarks.npz"))
+    truths = match_truth(plan.images, read_npz(shared_data / "train/landmarks.npz"))
     used = Predictor(load("bundled"), PredictOptions(10), torch.device("cpu"))
     noise = summarize_damage(measure_damage(plan, used, DamageOptions("noise", (100,)), truths=truths))
     assert noise.steps[0].error_px.median < 25

@@ -1,6 +1,7 @@
 """Measures of organs: worked out by hand, laws, blanks, intervals, and real rows."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -630,3 +631,10 @@ def test_a_real_row_by_hand(real_rows):
 
 def test_a_table_of_the_schema_is_all_it_takes():
     assert set(rows.READ) <= {*table.SCHEMA.names, *table.OPTIONAL.names}
+
+
+def test_the_page_names_every_column():
+    page = (Path(__file__).parents[1] / "docs" / "commands" / "measure.md").read_text("utf-8")
+    names = {name.removesuffix("_low").removesuffix("_high") for name in SCHEMA.names}
+    names = {name.replace("_mm2", "_px2").replace("_mm", "_px") for name in names}
+    assert {name for name in names if f"`{name}`" not in page} == set()

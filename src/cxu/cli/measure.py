@@ -89,8 +89,9 @@ def command(
     _tell_of_labels(output, report)
     if report.implausible_mm:
         output.warn(
-            f"by the pixel spacing of the file, the thorax of {report.implausible_mm:,} rows is narrower than 15 cm or "
-            "wider than 45 cm. Was the file resized and its spacing left as it was? Then trust no value in mm"
+            f"by the pixel spacing of the file, the thorax is narrower than 15 cm or wider than 45 cm in "
+            f"{report.implausible_mm:,} of {report.rows:,} rows. Were files resized and their spacing left as it was? "
+            "Then trust no value in mm"
         )
     output.result(content, *_summary(report))
     output.list_items(f"{len(failures):,} rows could not be measured:", failures, elsewhere=elsewhere)

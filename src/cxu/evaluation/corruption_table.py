@@ -1,21 +1,15 @@
-"""Measurements as a file: Parquet or CSV, a row an image (and severity)."""
+"""How images answered to damage, as a table."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
-from cxu import files
-from cxu.errors import UsageError
 from cxu.evaluation.corruption import DamageReport, NodeResponse
 from cxu.predict import Predictor
 
-FORMATS: Final = (".parquet", ".csv")
 _NODE_COLUMNS: Final = (
     "nodes_inside",
     "nodes_outside",
@@ -24,28 +18,6 @@ _NODE_COLUMNS: Final = (
     "error_inside_px",
     "error_outside_px",
 )
-
-
-def check_table_path(path: Path) -> None:
-    """Check that a table can be written under that name, before there is one.
-
-    Raises
-    ------
-    UsageError
-        If the suffix is neither Parquet's nor that of CSV.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"--out {path}: expected a name that ends in {' or '.join(FORMATS)}")
-
-
-def write_measurements(rows: pa.Table, path: Path) -> None:
-    """Write a table, whole or not at all; the suffix says the format. NaN is null, and empty in CSV."""
-    check_table_path(path)
-    with files.replacing(path) as temporary:
-        if path.suffix.lower() == ".csv":
-            pyarrow.csv.write_csv(rows, temporary)
-        else:
-            pq.write_table(rows, temporary, compression="zstd")
 
 
 def damage_rows(report: DamageReport, predictor: Predictor) -> pa.Table:

@@ -7,7 +7,7 @@ sums over each image, and from ranks that are counted instead of sorted: a hundr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from cxu.stats import N_BOOT, Interval, binned, bootstrap
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
+_ROUNDING: Final = 1e-12
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class _ImageSums:
         dx, dy = x - self._x, y - self._y
         parts = [np.ones(len(x)), dx, dy, dx * dx, dy * dy, dx * dy]
         self._sums = np.stack([np.bincount(image_of, part, n_images) for part in parts], axis=1)
-        self._constant = tuple(len(values) < 2 or np.ptp(values) == 0 for values in (x, y))
+        # what is left of a variance where nothing varies
+        self._least = tuple(_ROUNDING * float(part.mean()) if len(part) else 0.0 for part in (dx * dx, dy * dy))
 
     def _moments(self, of: IntArray) -> tuple[float, float, float, float, float]:
         """Return means of x and y and their variances and covariance."""
@@ -124,11 +126,11 @@ class _ImageSums:
 
     def slope(self, of: IntArray) -> float:
         _, _, var_x, _, covariance = self._moments(of)
-        return float("nan") if self._constant[0] or var_x <= 0 else covariance / var_x
+        return covariance / var_x if var_x > self._least[0] else float("nan")
 
     def pearson(self, of: IntArray) -> float:
         _, _, var_x, var_y, covariance = self._moments(of)
-        if any(self._constant) or min(var_x, var_y) <= 0:
+        if var_x <= self._least[0] or var_y <= self._least[1]:
             return float("nan")
         return covariance / (var_x * var_y) ** 0.5
 

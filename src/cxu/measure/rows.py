@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxu import table
-from cxu.anatomy import N_NODES, N_ORGANS, ORGANS
+from cxu.anatomy import N_NODES, ORGANS
 from cxu.errors import FormatError
 from cxu.measure import geometry, intervals
 from cxu.measure.geometry import AREAS, LENGTHS, MEASURED, OVERLAP
+from cxu.model.reference import sigma_scales
 
 FloatArray = npt.NDArray[np.floating]
 BoolArray = npt.NDArray[np.bool_]
@@ -30,8 +31,7 @@ IMAGE_FRACTIONS: Final = tuple(f"{organ.name}_image_fraction" for organ in ORGAN
 REASONS: Final = ("", "not_finite", "unconfident", "unusable", "no_size", "no_spacing", "no_extent")
 _NOT_FINITE, _UNCONFIDENT, _UNUSABLE, _NO_SIZE, _NO_SPACING, _NO_EXTENT = range(1, len(REASONS))
 
-_SAMPLE_ROWS: Final = 256
-ASSUMED_SCALE: Final = 1.7  # what published standard deviations fall short of the error by, in the paper's plot
+_SAMPLE_ROWS: Final = 256  # whose kept samples are in memory as numpy arrays at a time
 
 READ: Final = (
     "source",
@@ -102,16 +102,6 @@ class Measured:
     rows: pa.Table
     extras: pa.Table
     reasons: dict[str, CodeArray]
-
-
-def sigma_scales(rows: pa.Table) -> tuple[FloatArray, list[str]]:
-    """Return the factor on the standard deviations of each organ, float32 [n, 3], and whence each row has it.
-
-    ``assumed`` for published rows, ``none`` where nothing is known and the factor is 1.
-    """
-    published = pc.equal(rows["model_id"], table.PUBLISHED_MODEL).to_numpy()
-    scales = np.where(published[:, None], ASSUMED_SCALE, 1.0).astype(np.float32)
-    return np.repeat(scales, N_ORGANS, axis=1), np.where(published, "assumed", "none").tolist()
 
 
 def measure(rows: pa.Table) -> Measured:
@@ -289,7 +279,7 @@ def _spread(rows: pa.Table, points: FloatArray, finite: BoolArray) -> tuple[dict
     simulated = finite & np.all(np.isfinite(sigma) & (sigma >= 0), axis=(1, 2))
     sampled = np.zeros(len(rows), np.bool_)
     found: dict[str, FloatArray] = {name: np.full(len(rows), np.nan) for name in MEASURED}
-    scales, sources = sigma_scales(rows)
+    scales, sources = sigma_scales(rows["model_id"].to_pylist())
     for where, samples in _kept_samples(rows, finite):
         sampled[where] = True
         _fill(found, where, intervals.sampled_spread(points[where], samples, scales[where]))
@@ -322,7 +312,6 @@ def _kept_samples(rows: pa.Table, finite: BoolArray) -> Iterator[tuple[npt.NDArr
     enough = finite & (lengths >= intervals.MIN_SAMPLES * width)
     for length in np.unique(lengths[enough]):
         of_length = np.flatnonzero(enough & (lengths == length))
-        # samples are many times as large as all else in a row
         for where in np.split(of_length, range(_SAMPLE_ROWS, len(of_length), _SAMPLE_ROWS)):
             flat = column.take(pa.array(where)).flatten().to_numpy(zero_copy_only=False)
             samples = flat.reshape(len(where), -1, N_NODES, 2)

@@ -198,11 +198,11 @@ def _draw_scatter(
     found = summary.score_with_error
     if found is not None and np.isfinite(found.value):
         axes.text(
-            0.03,
             0.97,
+            0.03,
             f"Spearman {found.value:.2f} ({found.low:.2f} to {found.high:.2f})",
             transform=axes.transAxes,
-            va="top",
+            ha="right",
             fontsize="small",
         )
     axes.set(xlabel="mean node error, px", ylabel="image score, px")

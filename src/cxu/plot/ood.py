@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from cxu.evaluation.ood import Detector, OodReport, density
+from cxu.evaluation.ood import Detector, OodReport
+from cxu.evaluation.ood_fit import density
 from cxu.evaluation.ood_rca import ALL_SOURCES, RcaAgreement, RcaReport
 from cxu.plot.figure import new_figure, save_figure
 from cxu.table import scalar_column
@@ -53,7 +54,8 @@ def draw_ood(report: OodReport, path: Path) -> None:
     roc.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
     roc.set(xlabel="share of IN above the threshold", ylabel="share of OUT above it", aspect="equal")
     roc.set_title("ROC, test images", fontsize="medium")
-    roc.legend(fontsize="x-small", loc="lower right")
+    if roc.get_legend_handles_labels()[0]:
+        roc.legend(fontsize="x-small", loc="lower right")
     for axes, detector in zip(densities, report.detectors, strict=True):
         is_score = detector.name == "image score"
         _draw_densities(axes, detector.test_in, detector.test_out, _LABELS[detector.name], logarithmic=is_score)

@@ -14,18 +14,16 @@ import typer
 from cxu.cli._errors import INTERRUPTED, SOME_FAILED
 from cxu.cli._model import load_model, plain
 from cxu.cli._output import Output
-from cxu.cli._tables import announce, titled
-from cxu.errors import MissingInputError, UsageError
+from cxu.cli._tables import titled
+from cxu.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from cxu.evaluation.corruption import DamageOptions, DamageReport
     from cxu.evaluation.corruption_summary import DamageSummary, Step
-    from cxu.evaluation.corruption_truth import Truth
     from cxu.predict import Predictor
     from cxu.predict_plan import PlannedImage
-    from cxu.store import Home
 
 _WHAT: Final = "What is measured"
 _WRITTEN: Final = "What is written"
@@ -121,8 +119,10 @@ def run_damage(request: DamageRequest, options: DamageOptions) -> None:
     """Measure damage as asked, write and print what was found."""
     from cxu.evaluation.corruption import draw_images, measure_damage
     from cxu.evaluation.corruption_summary import summarize_damage
-    from cxu.evaluation.corruption_table import check_table_path, damage_rows, write_measurements
+    from cxu.evaluation.corruption_table import damage_rows
     from cxu.evaluation.corruption_truth import match_truth
+    from cxu.evaluation.result_file import check_table_path, write_rows
+    from cxu.evaluation.truth import open_truth
     from cxu.model.device import find_device
     from cxu.plot.corruption import draw_damage
     from cxu.plot.figure import check_figure_path
@@ -136,15 +136,10 @@ def run_damage(request: DamageRequest, options: DamageOptions) -> None:
     if request.figure:
         check_figure_path(request.figure)
     batch, device = _batch_size(request.batch_size), find_device(request.device)
-    truth = _truth(output, store, request.truth)
+    truth = None if request.truth is None else open_truth(store, request.truth)
     plan = plan_images(request.images, request.source)
     truths = None if truth is None else match_truth(plan.images, truth)
     missing = [] if truths is None else [image for image in plan.images if image not in truths]
-    if plan.images and len(missing) == len(plan.images):
-        raise MissingInputError(
-            f"--truth {request.truth} has landmarks of none of {counted(len(plan.images), 'image')}: expected names "
-            f"such as {plan.images[0].image_id}, with or without suffix and folder"
-        )
     chosen = draw_images(plan.images if truths is None else [*truths], request.limit, request.seed)
     weights = load_model(output, request.weights)
     predictor = Predictor(weights, PredictOptions(request.samples, request.seed), device, batch)
@@ -154,7 +149,7 @@ def run_damage(request: DamageRequest, options: DamageOptions) -> None:
         summary = summarize_damage(report, seed=request.seed)
     facts = _facts(predictor, options)
     if request.out:
-        write_measurements(damage_rows(report, predictor), request.out)
+        write_rows(damage_rows(report, predictor), request.out)
     if request.figure:
         draw_damage(report, summary, request.figure, title=_title(summary, predictor))
     content = {
@@ -228,18 +223,6 @@ def interval_text(interval: tuple[float, float, float] | None, decimals: int = 2
         return "-"
     value, low, high = (f"{number:.{decimals}f}" for number in interval)
     return f"{value} ({low} to {high})" if math.isfinite(interval[1]) else value
-
-
-def _truth(output: Output, store: Home, name: str | None) -> Truth | None:
-    from cxu.evaluation.corruption_truth import read_truth, truth_of_table
-
-    if name is None:
-        return None
-    if name.lower().endswith(".npz"):
-        return read_truth(Path(name))
-    stored = store.open(name)
-    announce(output, store, stored)
-    return truth_of_table(stored)
 
 
 def _batch_size(text: str) -> int | None:

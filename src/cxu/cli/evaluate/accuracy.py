@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -11,7 +10,14 @@ from cxu.cli._errors import SOME_FAILED
 from cxu.cli._options import FrameOption, HomeOption, JsonOption, WorkersOption
 from cxu.cli._output import Output
 from cxu.cli._tables import announce, titled
-from cxu.cli.evaluate._corruption import FigureOption, counted, interval_text, nothing_kept, plain_values
+from cxu.cli.evaluate._corruption import (
+    FigureOption,
+    TableOutOption,
+    counted,
+    interval_text,
+    nothing_kept,
+    plain_values,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,10 +34,6 @@ MOST_LISTED: Final = 20
 PredictionsArgument = Annotated[
     str,
     typer.Argument(metavar="PREDICTIONS", help="A .parquet table, a folder of predictions, or a table of the home."),
-]
-RowsOutOption = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="FILE.parquet|.csv", help="Table of what was measured."),
 ]
 _STATES: Final = {
     "missing": "not annotated, or not in full",
@@ -57,7 +59,7 @@ def command(
             metavar="TRUTH", help="Landmarks: a table or an .npz in the 1024 model frame. Or a folder of mask images."
         ),
     ],
-    out: RowsOutOption = None,
+    out: TableOutOption = None,
     figure: FigureOption = None,
     frame: FrameOption = None,
     workers: WorkersOption = 1,

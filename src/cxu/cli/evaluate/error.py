@@ -10,8 +10,15 @@ from cxu.cli._errors import SOME_FAILED
 from cxu.cli._options import FrameOption, HomeOption, JsonOption
 from cxu.cli._output import Output
 from cxu.cli._tables import announce, titled
-from cxu.cli.evaluate._corruption import FigureOption, counted, interval_text, nothing_kept, plain_values
-from cxu.cli.evaluate.accuracy import PredictionsArgument, RowsOutOption, tell_unmatched, unmatched_content
+from cxu.cli.evaluate._corruption import (
+    FigureOption,
+    TableOutOption,
+    counted,
+    interval_text,
+    nothing_kept,
+    plain_values,
+)
+from cxu.cli.evaluate.accuracy import PredictionsArgument, tell_unmatched, unmatched_content
 from cxu.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +47,7 @@ def command(
             metavar="TRUTH…", help="Landmarks, one for each annotator: tables, or .npz files in the 1024 model frame."
         ),
     ],
-    out: RowsOutOption = None,
+    out: TableOutOption = None,
     figure: FigureOption = None,
     mix_models: Annotated[
         bool, typer.Option("--mix-models", help="Go on where the predictions are of different models.")

@@ -72,9 +72,9 @@ def command(
     Each is a table of predictions: a folder, a .parquet file, a name of the home. With --rca-below and one published
     table: how the image score agrees with RCA, another automatic score.
     """
-    from cxu.evaluation.corruption_table import check_table_path, write_measurements
-    from cxu.evaluation.ood import check_density
+    from cxu.evaluation.ood_fit import check_density
     from cxu.evaluation.ood_rows import read_rows
+    from cxu.evaluation.result_file import check_table_path, write_rows
     from cxu.plot.figure import check_figure_path
     from cxu.store import Home
 
@@ -101,7 +101,7 @@ def command(
             assert rca_below is not None, "one of the two is given"
             found = _measure_rca(output, read(inside), rca_below, seed, mix_models)
     if out:
-        write_measurements(found.rows, out)
+        write_rows(found.rows, out)
     if figure:
         found.draw(figure)
     written = {name: str(path) for name, path in (("table", out), ("figure", figure)) if path}
