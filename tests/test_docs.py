@@ -38,7 +38,6 @@ RUN_IN_EMPTY = ("library.md",)
 SAMPLE = "sample_synthetic.csv"
 
 
-
 def all_commands(group, prefix=""):
     """Return the commands of a group and of its groups, by the words that call them."""
     found = {}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cxu.errors import CxuError as CxuError
     from cxu.frame import ModelFrame as ModelFrame
     from cxu.masks import MaskOptions as MaskOptions
+    from cxu.measure.rows import measure_rows as measure_rows
     from cxu.predict_run import predict_images as predict_images
     from cxu.store import Home as Home
     from cxu.store import StoredTable as StoredTable
@@ -47,6 +48,7 @@ _OWNERS = {
     "filter_rows": "api",
     "import_csv": "api",
     "landmarks": "api",
+    "measure_rows": "measure.rows",
     "open_home": "api",
     "open_table": "store",
     "predict_images": "predict_run",

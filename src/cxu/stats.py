@@ -81,8 +81,9 @@ def slope(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
 
 
 def roc_auc(inside: npt.ArrayLike, outside: npt.ArrayLike) -> float:
-    """Return the chance that a score of ``outside`` exceeds one of ``inside``, ties counted half: the area under the
-    ROC curve with ``outside`` as the positive class. NaN where either is empty.
+    """Return the area under the ROC curve with ``outside`` as the positive class; NaN where either is empty.
+
+    It is the chance that a score of ``outside`` exceeds one of ``inside``, ties counted half.
 
     Examples
     --------

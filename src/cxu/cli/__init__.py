@@ -9,7 +9,7 @@ import typer
 
 import cxu
 from cxu.cli import fetch, filter_, import_, info, ls, measure, predict, quickstart, rasterize, train
-from cxu.cli._errors import guarded
+from cxu.cli._errors import KEPT, NOTHING_KEPT, guarded
 from cxu.cli.evaluate import accuracy, calibration, error, noise, occlusion, ood
 
 app = typer.Typer(
@@ -56,7 +56,7 @@ for name, module in (
     ("train", train),
 ):
     app.command(name, cls=getattr(module, "Command", None), epilog=f"Example:  {module.EXAMPLE}")(
-        guarded(module.command)
+        guarded(module.command, kept=NOTHING_KEPT if module is measure else KEPT)
     )
 
 evaluate = typer.Typer(
@@ -74,4 +74,4 @@ for name, module in (
     ("ood", ood),
     ("calibration", calibration),
 ):
-    evaluate.command(name, epilog=f"Example:  {module.EXAMPLE}")(guarded(module.command))
+    evaluate.command(name, epilog=f"Example:  {module.EXAMPLE}")(guarded(module.command, kept=NOTHING_KEPT))

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Final, ParamSpec
 
 import typer
 
@@ -19,15 +19,22 @@ SOME_FAILED = 3
 P = ParamSpec("P")
 
 
-def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Return ``command`` with its errors told in a sentence; ``CXU_DEBUG=1`` shows the traceback."""
+KEPT: Final = "What is finished is kept: the same command continues."
+NOTHING_KEPT: Final = "Nothing was written: the numbers are of all images together."
+
+
+def guarded(command: Callable[P, None], *, kept: str = KEPT) -> Callable[P, None]:
+    """Return ``command`` with its errors told in a sentence; ``CXU_DEBUG=1`` shows the traceback.
+
+    ``kept`` says what Ctrl-C leaves behind.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
-            _tell("interrupted. What is finished is kept: the same command continues.")
+            _tell(f"interrupted. {kept}")
             raise typer.Exit(INTERRUPTED) from None
         except CxuError as error:
             _tell(f"error: {error}")

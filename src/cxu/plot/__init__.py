@@ -1,1 +1,1 @@
-"""Figures, with matplotlib: the optional extra ``plot``. One module a subject; :mod:`cxu.plot.figure` has what they share."""
+"""Figures, with matplotlib: the optional extra ``plot``. A module a subject; ``figure`` has what they share."""

@@ -51,5 +51,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     # no time of writing
     metadata = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-    with files.replacing(path) as temporary:
+    from matplotlib import rc_context  # noqa: PLC0415 - an optional extra
+
+    # names of SVG elements are hashes of their content and a salt, which is random unless set
+    with files.replacing(path) as temporary, rc_context({"svg.hashsalt": "cxu"}):
         figure.savefig(temporary, format=kind, dpi=110, metadata=metadata)

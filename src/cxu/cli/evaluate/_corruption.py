@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cxu.cli._errors import INTERRUPTED, SOME_FAILED
+from cxu.cli._errors import SOME_FAILED
 from cxu.cli._model import load_model, plain
 from cxu.cli._output import Output
 from cxu.cli._tables import titled
@@ -144,7 +143,7 @@ def run_damage(request: DamageRequest, options: DamageOptions) -> None:
     weights = load_model(output, request.weights)
     predictor = Predictor(weights, PredictOptions(request.samples, request.seed), device, batch)
     _announce(output, predictor, options, chosen, missing)
-    with nothing_kept(output), output.progress("damaging", len(chosen), "images") as advance:
+    with output.progress("damaging", len(chosen), "images") as advance:
         report = measure_damage(plan, predictor, options, images=chosen, truths=truths, advance=advance)
         summary = summarize_damage(report, seed=request.seed)
     facts = _facts(predictor, options)
@@ -166,16 +165,6 @@ def run_damage(request: DamageRequest, options: DamageOptions) -> None:
     output.result(content, *_parts(summary, report, request))
     if report.rejected or missing:
         raise typer.Exit(SOME_FAILED)
-
-
-@contextmanager
-def nothing_kept(output: Output) -> Iterator[None]:
-    """Say what Ctrl-C leaves behind: nothing, since the numbers are of all images together."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        output.say("cxu: interrupted. Nothing was written: the numbers are of all images together.")
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def counted(number: int, noun: str) -> str:

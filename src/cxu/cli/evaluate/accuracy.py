@@ -15,7 +15,6 @@ from cxu.cli.evaluate._corruption import (
     TableOutOption,
     counted,
     interval_text,
-    nothing_kept,
     plain_values,
 )
 
@@ -83,7 +82,7 @@ def command(
     announce(output, store, stored)
     opened = open_truth(store, truth, frame=frame)
     _announce_truth(output, opened)
-    with nothing_kept(output), output.progress("comparing", stored.rows, "images") as advance:
+    with output.progress("comparing", stored.rows, "images") as advance:
         report = evaluate_accuracy(read_rows(stored), opened, workers=workers, progress=advance)
         summary = summarise_accuracy(report)
     if out:

@@ -15,7 +15,6 @@ from cxu.cli.evaluate._corruption import (
     TableOutOption,
     counted,
     interval_text,
-    nothing_kept,
     plain_values,
 )
 from cxu.cli.evaluate.accuracy import PredictionsArgument, tell_unmatched, unmatched_content
@@ -72,9 +71,8 @@ def command(
     stored = store.open(predictions, frame=frame)
     announce(output, store, stored)
     opened = [_open_landmarks(output, store, name, frame) for name in truths]
-    with nothing_kept(output):
-        report = evaluate_error(read_rows(stored), opened, mix_models=mix_models)
-        summary = summarise_error(report)
+    report = evaluate_error(read_rows(stored), opened, mix_models=mix_models)
+    summary = summarise_error(report)
     if out:
         write_rows(error_rows(report), out)
     if figure:

@@ -15,7 +15,6 @@ from cxu.cli.evaluate._corruption import (
     TableOutOption,
     counted,
     interval_text,
-    nothing_kept,
     plain_values,
 )
 from cxu.errors import UsageError
@@ -94,12 +93,11 @@ def command(
         announce(output, store, stored)
         return read_rows(stored)
 
-    with nothing_kept(output):
-        if outside is not None:
-            found = _measure_ood(output, read(inside), read(outside), seed, mix_models)
-        else:
-            assert rca_below is not None, "one of the two is given"
-            found = _measure_rca(output, read(inside), rca_below, seed, mix_models)
+    if outside is not None:
+        found = _measure_ood(output, read(inside), read(outside), seed, mix_models)
+    else:
+        assert rca_below is not None, "one of the two is given"
+        found = _measure_rca(output, read(inside), rca_below, seed, mix_models)
     if out:
         write_rows(found.rows, out)
     if figure:
