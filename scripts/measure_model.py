@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
 import torch
 
 import cxu
@@ -25,13 +24,13 @@ from cxu.frame import MODEL_SIZE
 from cxu.model.hybridgnet import HybridGNet
 from cxu.model.sampling import image_seed, sample_landmarks
 from cxu.model.weight_source import load
+from cxu.stats import bootstrap, pearson, spearman
 from cxu.training.data import TrainingFolder, load_images, read_folder
-from cxu.training.metrics import dice, pearson
+from cxu.training.metrics import dice
 
 NOISE_SIGMAS = (0, 10, 20, 30, 40, 50, 60, 80, 100)  # 8-bit
 SQUARES = (1, 2, 4)
 HALF_SIZE_PX = 100  # of the 1024 frame
-N_BOOT = 1000
 BATCH = 8
 
 
@@ -123,9 +122,7 @@ def describe(films: Films) -> dict[str, Any]:
 
 def with_interval(measure: Callable[[np.ndarray], float], count: int) -> list[float]:
     """Return the value, and the 2.5 and 97.5 % quantiles of resampled films."""
-    rng = np.random.default_rng(0)
-    values = [measure(rng.integers(0, count, count)) for _ in range(N_BOOT)]
-    return [measure(np.arange(count)), *np.quantile(values, [0.025, 0.975]).tolist()]
+    return list(bootstrap(measure, count))
 
 
 def correlate(sigma_px: np.ndarray, error_px: np.ndarray) -> float:
@@ -157,9 +154,9 @@ def measure_damaged(model: HybridGNet, folder: TrainingFolder) -> dict[str, Any]
     noisy = len(NOISE_SIGMAS)
     return {
         "steps": steps,
-        "spearman": with_interval(lambda of: spearman(score[:, of], error[:, of]), count),
-        "spearman_noise": with_interval(lambda of: spearman(score[:noisy, of], error[:noisy, of]), count),
-        "spearman_squares": with_interval(lambda of: spearman(score[noisy:, of], error[noisy:, of]), count),
+        "spearman": with_interval(lambda of: ranked(score[:, of], error[:, of]), count),
+        "spearman_noise": with_interval(lambda of: ranked(score[:noisy, of], error[:noisy, of]), count),
+        "spearman_squares": with_interval(lambda of: ranked(score[noisy:, of], error[noisy:, of]), count),
         "spearman_within_films": with_interval(lambda of: within_films(score[:, of], error[:, of]), count),
         "sigma_inside_outside": float(np.median(np.concatenate(inside)) / np.median(np.concatenate(outside))),
     }
@@ -194,12 +191,6 @@ def sample(model: HybridGNet, images: torch.Tensor) -> tuple[np.ndarray, np.ndar
     return np.concatenate(means), np.concatenate(sigmas)
 
 
-def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the correlation of ranks."""
-    ranks = [pandas.Series(values.ravel()).rank().to_numpy() for values in (first, second)]
-    return pearson(*ranks)
-
-
 def draw_gallery(films: Films, datasets: np.ndarray, path: Path) -> None:
     """Draw the found shapes of the worst films, nodes coloured by their error and, below, by their uncertainty.
 
@@ -232,9 +223,14 @@ def draw_gallery(films: Films, datasets: np.ndarray, path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
+def ranked(score: np.ndarray, error: np.ndarray) -> float:
+    """Return the correlation of ranks of two arrays of one shape."""
+    return spearman(score.ravel(), error.ravel())
+
+
 def within_films(score: np.ndarray, error: np.ndarray) -> float:
     """Return the mean over films of the correlation of ranks over a film's damages, [steps, films]."""
-    return float(np.mean([spearman(score[:, film], error[:, film]) for film in range(score.shape[1])]))
+    return float(np.mean([ranked(score[:, film], error[:, film]) for film in range(score.shape[1])]))
 
 
 def print_report(report: dict[str, Any]) -> None:

@@ -42,10 +42,19 @@ STAGES: Final = {
         "--size 256 --steps 11000 --refine --across 1 --kl 3e-4 --augmentation corrupt=0.2 --seed 1",
         "first",
     ),
-    "igsc": Stage(
+    "whole": Stage(
         "--size 384 --steps 9000 --refine --spread --across 1 --kl-start 3e-4 --kl 3e-4 --lr 5e-4 --seed 2 "
-        "--augmentation corrupt=0.2 --augmentation scale=0.18 --augmentation shift=0.1 --report-test",
+        "--augmentation corrupt=0.25 --augmentation corrupt_noise=0.75 --corrupt-teaches uncertainty "
+        "--augmentation scale=0.18 --augmentation shift=0.1",
         "refined",
+    ),
+    # without squares and strong noise in the ordinary augmentation: only the spread is taught what they do
+    "igsc": Stage(
+        "--size 384 --steps 3500 --refine --spread --across 1 --kl-start 3e-4 --kl 3e-4 --lr 4e-4 --seed 4 "
+        "--augmentation corrupt=0.3 --augmentation corrupt_noise=0.75 --corrupt-teaches uncertainty "
+        "--augmentation scale=0.18 --augmentation shift=0.1 --augmentation squares=0 --augmentation noise=0.03 "
+        "--report-test",
+        "whole",
     ),
     "no-skip": Stage(
         "--variant no-skip --size 256 --steps 5000 --spread --across 1 --kl 1e-4 --augmentation corrupt=0.2 --seed 3 "

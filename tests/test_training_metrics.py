@@ -7,7 +7,7 @@ import torch
 from cxu.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG
 from cxu.model.hybridgnet import HybridGNet, ModelConfig
 from cxu.shape import load_shape_model
-from cxu.training.metrics import dice, evaluate, pearson, predict, score, score_datasets
+from cxu.training.metrics import dice, evaluate, predict, score, score_datasets
 
 
 def square(n_nodes, left, top, side):
@@ -66,12 +66,6 @@ def test_scores_by_hand():
     assert found.sigma_px == 1.5
     assert found.dice_heart == dice((HEART,), mean[0], true[0])
     assert found.dice_lungs == pytest.approx((dice((RIGHT_LUNG, LEFT_LUNG), mean[0], true[0]) + 1) / 2)
-
-
-def test_pearson_by_hand():
-    assert pearson(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])) == pytest.approx(0.5)
-    assert math.isnan(pearson(np.array([1.0, 1.0]), np.array([1.0, 2.0])))
-    assert math.isnan(pearson(np.array([]), np.array([])))
 
 
 def test_scores_of_each_data_set_and_of_all():

@@ -1,1 +1,1 @@
-"""What landmarks and uncertainty are worth: the experiments of the CheXmask-U paper on images and tables of one's own."""
+"""What landmarks and uncertainty are worth: the experiments of the CheXmask-U paper, on images of one's own."""

@@ -19,6 +19,7 @@ from cxu.frame import MODEL_SIZE
 from cxu.model.hybridgnet import HybridGNet
 from cxu.model.sampling import image_seed, sample_landmarks
 from cxu.raster import BoolArray, fill_polygon
+from cxu.stats import pearson
 
 Landmarks = npt.NDArray[np.float32]
 _BATCH = 16
@@ -107,13 +108,6 @@ def dice(organs: Sequence[Organ], found_xy: Landmarks, true_xy: Landmarks) -> fl
         return float("nan")
     found, true = _mask(organs, found_xy), _mask(organs, true_xy)
     return 2 * float((found & true).sum()) / max(float(found.sum() + true.sum()), 1.0)
-
-
-def pearson(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> float:
-    """Return Pearson's correlation; NaN of fewer than two values, or where one of them never changes."""
-    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _mask(organs: Sequence[Organ], landmarks_xy: Landmarks) -> BoolArray:
