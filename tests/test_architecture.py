@@ -102,6 +102,7 @@ def test_public_names_are_pinned():
         "filter_rows",
         "import_csv",
         "landmarks",
+        "measure_rows",
         "open_home",
         "open_table",
         "predict_images",

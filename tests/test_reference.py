@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 import cxu
 from cxu import table
 from cxu.calibration import radius_px
+from cxu.cli import app
 from cxu.errors import FormatError
 from cxu.model import reference
 from cxu.model.reference import bundled_references, load_reference, reference_of, reference_path, save_reference
@@ -79,8 +82,6 @@ def test_one_sample_has_no_radius_but_a_verdict(tmp_path):
 
 
 def test_noise_is_rejected_and_filter_leaves_it_out(tmp_path):
-    from PIL import Image
-
     noise = np.random.default_rng(0).integers(0, 256, (256, 256), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     rows = cxu.predict_images(tmp_path / "noise.png", n_samples=8)
@@ -110,3 +111,20 @@ def test_a_folder_made_with_another_calibration_is_another_folder(tmp_path, monk
     before = record_of(weights, options)["identity"]
     monkeypatch.setattr(reference, "bundled_references", tuple)
     assert record_of(weights, options)["identity"] != before
+
+
+def test_the_command_says_what_to_look_at(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
+    Image.fromarray(noise).save("noise.png")
+    one = CliRunner().invoke(app, ["predict", "noise.png", "--samples", "4", "--out", "one"])
+    assert one.exit_code == 0, one.output
+    assert "quality reject" in one.stdout
+    assert "1 image to look at" in one.stderr
+    assert "reject: noise.png" in one.stderr
+    Image.fromarray(noise.T).save("other.png")
+    both = CliRunner().invoke(app, ["predict", "noise.png", "other.png", "--samples", "4", "--out", "two", "--json"])
+    content = json.loads(both.stdout)
+    assert content["quality"] == {"reject": 2}
+    assert [one["quality"] for one in content["doubtful"]] == ["reject", "reject"]
+    assert content["doubtful"][0]["score"] >= content["doubtful"][1]["score"] >= 2
