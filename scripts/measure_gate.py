@@ -82,7 +82,8 @@ def groups(given: argparse.Namespace, folder: Path) -> dict[str, dict[str, list[
         "No films": {
             **made,
             "photographs": write(folder, "photographs", photographs()),
-            "slices": list(slices(folder)),
+            "CT and MR slices, DICOM": list(slices().values()),
+            "CT and MR slices, PNG": write(folder, "slices", slice_pixels()),
         },
         "A film whose file says LATERAL": {"lateral": lateral(folder, films[:5])},
         "Left out of every choice": left_out,
