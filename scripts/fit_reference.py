@@ -51,11 +51,13 @@ def main() -> None:
         path = bundled_path(variant)
         weights = load_weights(path)
         gate = fit_gate(weights.model, folder)
-        fitted = fit_calibration(weights.model, folder.part("val"))
+        fitted, crossed = fit_calibration(weights.model, folder.part("val"))
         out = reference_path(path)
-        save_reference(out, weights.model_id, fitted, gate, {"training_films": len(folder.part("train").rows)})
+        facts = {"training_films": len(folder.part("train").rows), "cross_fitted_coverage": crossed}
+        save_reference(out, weights.model_id, fitted, gate, facts)
         print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
         print(fitted)
+        print(f"within radii that were fitted without their film: {crossed}")
         for name, limits in gate.limits.items():
             print(f"  {name:16} {limits[0]:8.2f} {limits[1]:8.2f} {limits[2]:8.2f}")
 
@@ -145,13 +147,13 @@ def look(model: HybridGNet, images: Tensor) -> Evidence:
     return Evidence(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
-def fit_calibration(model: HybridGNet, part: TrainingFolder) -> calibration.Calibration:
-    """Return scale and radius from the films of a part."""
+def fit_calibration(model: HybridGNet, part: TrainingFolder) -> tuple[calibration.Calibration, dict[str, float]]:
+    """Return scale and radius from the films of a part, and how often radii hold that were fitted without the film."""
     means, sigmas = zip(*predict(model, pictures(part, model)), strict=True)
+    difference, sigma = np.concatenate(means) - part.landmarks_xy, np.concatenate(sigmas)
     data = ", ".join(f"{count} {name}" for name, count in count_datasets(part).items())
-    return calibration.fit(
-        np.concatenate(means) - part.landmarks_xy, np.concatenate(sigmas), data=f"validation: {data}"
-    )
+    fitted = calibration.fit(difference, sigma, data=f"validation: {data}")
+    return fitted, calibration.cross_fitted_coverage(difference, sigma)
 
 
 def predict(model: HybridGNet, images: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:

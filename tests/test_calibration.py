@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from cxu import calibration
 from cxu.anatomy import HEART, N_NODES, ORGAN_NAMES, RIGHT_LUNG
-from cxu.calibration import Calibration, conformal_quantile, fit, from_json, radius_px
+from cxu.calibration import Calibration, conformal_quantile, cross_fitted_coverage, fit, from_json, radius_px
 from cxu.errors import FormatError, UsageError
 
 
@@ -76,6 +76,22 @@ def test_new_images_are_held_as_often_as_was_promised():
     made = fit(difference[:200], sigma[:200])
     inside = np.linalg.norm(difference[200:], axis=-1) <= radius_px(made, sigma[200:].mean(axis=-1))
     assert inside.mean() == pytest.approx(0.9, abs=0.015)
+
+
+def test_cross_fitting_by_hand():
+    # two folds of ten images; those of the first are twice as far off as those of the second
+    difference = np.zeros((20, N_NODES, 2))
+    difference[0::2, :, 0], difference[1::2, :, 0] = 8.0, 4.0
+    found = cross_fitted_coverage(difference, np.full(difference.shape, 2.0), n_folds=2)
+    assert found == dict.fromkeys(ORGAN_NAMES, 0.5)
+
+
+def test_cross_fitted_coverage_is_about_what_was_promised():
+    difference, sigma = gaussian(140, factor=1.3)
+    difference[20:, HEART.nodes] = np.nan
+    found = cross_fitted_coverage(difference, sigma)
+    assert found["right_lung"] == pytest.approx(0.9, abs=0.02)
+    assert 0.88 <= found["heart"] <= 1
 
 
 def test_the_radius_by_hand():
