@@ -36,8 +36,8 @@ DIRECTIONS: Final = {"latents": 48, "appearance": 64, "shapes": 24}
 REGULARISATION: Final = 0.001
 # Share of good films that a single signal may send to review: more where a chest in the mirror is to be told, which no
 # other signal sees. And how many times further from the median rejection begins.
-REVIEW_SHARE: Final = dict.fromkeys(REASONS, 0.01) | {"orientation": 0.025}
-REJECT_REACH: Final = dict.fromkeys(REASONS, 1.8) | {"orientation": 1.0}
+REVIEW_SHARE: Final = dict.fromkeys(REASONS, 0.01) | {"orientation": 0.05}
+REJECT_REACH: Final = dict.fromkeys(REASONS, 1.8) | {"orientation": 2.5}
 
 
 def main() -> None:
