@@ -88,13 +88,14 @@ def test_every_option_reaches_the_recipe(folder, tmp_path):
     words = (
         "--variant no-skip --across 0.4 --spread --share JSRT=0.3 --lr 0.01 --schedule step --warmup 0.1 "
         "--weight-decay 0.2 --kl 0.3 --kl-start 0.04 --kl-ramp 0.5 --energy 0.6 --train-samples 2 --mse-on samples "
-        "--ema 0.7 --augmentation off --augmentation noise=0.08 --precision float32 --seed 9 --checkpoint-minutes 1"
+        "--ema 0.7 --augmentation off --augmentation noise=0.08 --precision float32 --seed 9 --checkpoint-minutes 1 "
+        "--augmentation corrupt=0.5 --corrupt-teaches uncertainty"
     )
     weights = tmp_path / "a" / "weights.safetensors"
     done = cxu("train", folder, "--out", tmp_path / "b", *TINY, "--budget", 0.001, "--start", weights, *words.split())
     assert done.exit_code == 0, done.output
     recipe = json.loads((tmp_path / "b" / "training.json").read_text())["recipe"]
-    assert {name: value for name, value in recipe["augment"].items() if value} == {"noise": 0.08}
+    assert {name: value for name, value in recipe["augment"].items() if value} == {"noise": 0.08, "corrupt": 0.5}
     assert {name: value for name, value in recipe.items() if name != "augment"} == {
         "variant": "no-skip",
         "size": 64,
@@ -117,6 +118,7 @@ def test_every_option_reaches_the_recipe(folder, tmp_path):
         "mse_on": "samples",
         "across": 0.4,
         "spread": True,
+        "corrupt_teaches": "uncertainty",
         "ema": 0.7,
         "precision": "float32",
         "validations": 2,
