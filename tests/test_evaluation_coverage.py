@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -190,6 +191,16 @@ def test_the_command_prints_and_draws(folder):
     assert "60.0 %" in done.stdout
     assert "Errors in units of sigma" in done.stdout
     assert (folder / "coverage.png").stat().st_size > 10_000
+
+
+def test_a_figure_without_radii_is_not_drawn_and_that_is_said(folder):
+    rows = pq.read_table("predictions.parquet").slice(0, 10)
+    at = rows.column_names.index("radius90_px")
+    pq.write_table(rows.set_column(at, rows.field(at), pa.nulls(10, rows.field(at).type)), "predictions.parquet")
+    done = run("predictions.parquet", "truth.npz", "--figure", "coverage.png")
+    assert done.exit_code == 0, done.output
+    assert "coverage.png is not drawn" in done.stderr
+    assert not (folder / "coverage.png").exists()
 
 
 def test_wrong_requests_exit_with_2(folder):

@@ -60,6 +60,8 @@ def command(
         output.warn(f"rows of {len(compared.model_ids)} models are taken together: their sigmas do not compare")
     if not report.radii:
         output.warn("the rows have no calibrated radii: only predictions of the weights that ship with cxu have some")
+        if figure:
+            output.warn(f"{figure} is not drawn: it shows radii")
     if out:
         write_rows(node_table(compared.pairs), out)
     if figure and report.radii:
