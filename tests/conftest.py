@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,9 @@ def _no_home_of_the_user():
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CXU_HOME", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time():
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)

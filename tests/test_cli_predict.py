@@ -125,7 +125,6 @@ BAD = {
     "torn.png": None,
     "photo.jpg": None,
     "line.png": None,
-    "flat.png": None,
 }
 
 
@@ -138,7 +137,6 @@ def write_bad(folder):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (80, 80, 3), np.uint8)).save(folder / "photo.jpg")
     Image.fromarray(rng.integers(0, 255, (1, 500), np.uint8)).save(folder / "line.png")
-    Image.fromarray(np.full((80, 80), 7, np.uint8)).save(folder / "flat.png")
     (folder / "folder.png").mkdir()
     (folder / "notes.txt").write_text("hello")
 
@@ -149,14 +147,13 @@ def test_bad_files_are_listed_and_stop_nothing(here):
     done = predict("films", "--csv", "--overlay", "--masks")
     assert done.exit_code == 3
     assert [row["image_id"] for row in rows_in("cxu-data/predictions")] == ["good.png"]
-    assert "6 files without a row:" in done.stderr
+    assert "5 files without a row:" in done.stderr
     for said in (
         "empty.png is empty (0 bytes)",
         "text.png is no PNG, JPEG, TIFF or DICOM file",
         "torn.png is damaged or truncated",
         "photo.jpg is a colour image",
         "line.png is too small: 500 × 1 px",
-        "flat.png has no contrast: every pixel is 7",
     ):
         assert said in done.stderr, said
     assert "1 file beside them, no image by name: notes.txt" in done.stderr
@@ -164,6 +161,18 @@ def test_bad_files_are_listed_and_stop_nothing(here):
     record = json.loads(manifest.read_text())
     assert {Path(file).name for file, _ in record["failed"]} == BAD.keys()
     assert record["device"] == "cpu"
+
+
+@pytest.mark.parametrize("weights", ["tiny.safetensors", "bundled"])
+def test_an_image_of_one_grey_is_a_row_that_is_rejected(here, weights):
+    for name, value in (("black.png", 0), ("white.png", 255)):
+        Image.fromarray(np.full((80, 120), value, np.uint8)).save(here / name)
+    done = predict("black.png", "white.png", "--csv", "--overlay", "--masks", "--weights", weights)
+    assert done.exit_code == 0, done.stderr
+    for row in rows_in("cxu-data/predictions"):
+        assert row["quality"] == "reject"
+        assert row["quality_reason"] == "every pixel has the same value: there is nothing to be seen"
+        assert np.isfinite(row["landmarks_xy"]).all()
 
 
 def test_nothing_but_a_bad_file(here):

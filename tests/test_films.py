@@ -178,6 +178,17 @@ def test_constant_images_are_refused(tmp_path, dtype):
         read(save(tmp_path / "x.png", np.full((40, 40), 7, dtype)))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_constant_images_are_taken_where_the_gate_is_to_judge_them(tmp_path, dtype, value):
+    film = read_film(ImageFile.at(save(tmp_path / "x.png", np.full((40, 60), value, dtype))), even_flat=True)
+    assert film.is_flat
+    assert not film.turned
+    for source in (None, SOURCES["mimic"]):
+        assert (model_input(film, film_frame(film, source), 64) == 0).all()
+
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"", "empty"), (b"GIF89a" + bytes(200), "no PNG"), (bytes(128) + b"DICM" + b"\xff" * 300, "DICOM")],

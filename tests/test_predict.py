@@ -225,7 +225,7 @@ def test_rows_are_in_the_images_own_pixels(tmp_path, weights):
 
 def test_pixels_that_are_not_square(tmp_path, weights, monkeypatch):
     grey = film_pixels(size=80)
-    monkeypatch.setattr("cxu.films.read_film", lambda file: Film(grey[::2], "DICOM", (0.2, 0.4), aspect=2.0, view="PA"))
+    monkeypatch.setattr("cxu.films.read_film", lambda file, **_: Film(grey[::2], "DICOM", (0.2, 0.4), aspect=2.0, view="PA"))
     write_film(tmp_path / "a.png")
     options = PredictOptions(3)
     (result,) = predict_films(plan_images([tmp_path]).images, Predictor(weights, options, CPU))
@@ -305,8 +305,8 @@ def test_in_python(tmp_path, weights):
 def test_a_file_that_changes_while_it_is_read_is_rejected(folder, weights, monkeypatch):
     read = predict.films.read_film
 
-    def read_and_replace(file):
-        film = read(file)
+    def read_and_replace(file, **options):
+        film = read(file, **options)
         if file.file == "3.png":
             write_film(folder / "3.png", 11, size=200)
         return film

@@ -15,7 +15,7 @@ from cxu.quality import (
     fit_space,
     grade,
     place_shapes,
-    reason_of_file,
+    reason_of_film,
 )
 from cxu.shape import load_shape_model, sample_shapes
 
@@ -98,7 +98,7 @@ def test_the_worst_signal_decides_and_is_told_first():
 
 
 def test_what_a_file_says_against_itself_rejects_whatever_was_measured():
-    said = [reason_of_file("LATERAL", "DX"), reason_of_file("PA", "CR"), None]
+    said = [reason_of_film("LATERAL", "DX"), reason_of_film("PA", "CR"), None]
     verdicts = gate().judge(evidence(3), said)
     assert [one.quality for one in verdicts] == ["reject", "ok", "ok"]
     assert verdicts[0].reason == "the file says LATERAL: not a frontal view"
@@ -107,18 +107,18 @@ def test_what_a_file_says_against_itself_rejects_whatever_was_measured():
 
 @pytest.mark.parametrize("view", ["LATERAL", "lateral", " LL ", "RL", "LLD"])
 def test_side_views(view):
-    assert "not a frontal view" in reason_of_file(view, None)
+    assert "not a frontal view" in reason_of_film(view, None)
 
 
 @pytest.mark.parametrize("modality", ["CT", "mr", "US", "SEG"])
 def test_other_devices(modality):
-    assert "not a radiograph" in reason_of_file("PA", modality)
+    assert "not a radiograph" in reason_of_film("PA", modality)
 
 
 @pytest.mark.parametrize("view", [None, "", "PA", "AP", "L", "FRONTAL"])
 @pytest.mark.parametrize("modality", [None, "", "CR", "DX", "DR", "RG", "OT"])
 def test_frontal_radiographs(view, modality):
-    assert reason_of_file(view, modality) is None
+    assert reason_of_film(view, modality) is None
 
 
 def test_without_standard_deviations_the_other_signals_decide():

@@ -4,8 +4,8 @@ What is read
 ------------
 PNG, JPEG and TIFF by :mod:`cxu.images`, DICOM by :mod:`cxu.dicom`. Grey values are those of the file, brighter is
 denser (air dark, bone bright); an EXIF orientation and transparency are ignored. Refused, each with a sentence: what is
-no image, truncated, of several frames, in colour, without contrast, above :data:`~cxu.images.MAX_PIXELS`, with a side
-below :data:`MIN_SIDE`, or with one side above :data:`MAX_ELONGATION` times the other.
+no image, truncated, of several frames, in colour, above :data:`~cxu.images.MAX_PIXELS`, with a side below
+:data:`MIN_SIDE`, with one side above :data:`MAX_ELONGATION` times the other; and without contrast, where not asked for.
 
 Grey scaling
 ------------
@@ -110,6 +110,11 @@ class Film:
         height, width = self.grey.shape
         return height, width
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether every pixel has the same value: there is nothing to be seen."""
+        return bool(self.grey.min() == self.grey.max())
+
 
 @dataclass(frozen=True)
 class FilmFrame:
@@ -152,8 +157,15 @@ class FilmFrame:
         return np.array([1.0, self.aspect])
 
 
-def read_film(file: ImageFile) -> Film:
+def read_film(file: ImageFile, *, even_flat: bool = False) -> Film:
     """Return the radiograph in a PNG, JPEG, TIFF or DICOM file.
+
+    Parameters
+    ----------
+    file
+        The image.
+    even_flat
+        Take an image of one grey value too, for the gate to reject.
 
     Raises
     ------
@@ -164,7 +176,9 @@ def read_film(file: ImageFile) -> Film:
     with open_image(file) as stream:
         kind = file_kind(file, stream)
         film = _dicom_film(file, stream) if kind == "DICOM" else _picture_film(file, stream, kind)
-    if film.grey.min() == film.grey.max():
+    if film.is_flat:
+        if even_flat:
+            return film
         raise ImageError(
             f"{file.name} has no contrast: every pixel is {film.grey.flat[0]}"
             f"{', after its window or LUT' if kind == 'DICOM' else ''}; expected a radiograph."

@@ -30,7 +30,7 @@ from cxu.model.reference import Reference
 from cxu.model.sampling import DEFAULT_SAMPLES, Samples, image_seed, sample_landmarks
 from cxu.model.weights import Weights
 from cxu.predict_plan import PlannedImage
-from cxu.quality import REJECT, Evidence, Verdict, contour_contrast, reason_of_file
+from cxu.quality import REJECT, Evidence, Verdict, contour_contrast, reason_of_film
 
 FloatArray = npt.NDArray[np.float32]
 Task = TypeVar("Task")
@@ -112,13 +112,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class FilmFacts:
-    """What a film's file says beside its pixels; ``turned`` where it held a negative."""
+    """What a film is beside its pixels; ``turned`` where its file held a negative."""
 
     shape_hw: tuple[int, int]
     spacing_mm_xy: tuple[float, float] | None
     view: str | None
     turned: bool = False
     modality: str | None = None
+    is_flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -306,11 +307,11 @@ def _prepare(image: PlannedImage, predictor: Predictor) -> _Prepared | Rejected:
     try:
         before = image.file.stamp()
         sha256 = image.file.sha256()
-        film = films.read_film(image.file)
+        film = films.read_film(image.file, even_flat=True)
         frame = films.film_frame(film, image.source)
         prepared = _Prepared(
             image,
-            FilmFacts(film.grey.shape, film.spacing_mm_xy, film.view, film.turned, film.modality),
+            FilmFacts(film.grey.shape, film.spacing_mm_xy, film.view, film.turned, film.modality, film.is_flat),
             frame,
             sha256,
             before[1:],
@@ -396,7 +397,7 @@ def _judged(
     predictions: Sequence[Prediction], sigma_model: FloatArray, reference: Reference | None
 ) -> dict[str, object]:
     """Return the columns of the gate and the calibration; ``sigma_model`` [n, 120, 2] in px of the 1024 frame."""
-    said = [reason_of_file(one.film.view, one.film.modality) for one in predictions]
+    said = [reason_of_film(one.film.view, one.film.modality, is_flat=one.film.is_flat) for one in predictions]
     if reference is None:
         return _verdict_columns([Verdict("reject", REJECT, reason) if reason else None for reason in said])
     sigma_px = table.node_uncertainty(sigma_model)

@@ -215,7 +215,7 @@ def _overlay_tasks(
 def _draw_picture(task: _Picture) -> str | None:
     """Draw one picture; return what was wrong with its image, None where nothing was."""
     try:
-        film = films.read_film(task.file)
+        film = films.read_film(task.file, even_flat=True)
     except CxuError as error:
         return str(error)
     grey = np.rint(films.unit_grey(film.grey) * 255).astype(np.uint8)

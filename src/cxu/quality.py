@@ -166,7 +166,7 @@ class Gate:
         return odds / odds.sum(axis=1, keepdims=True)
 
     def judge(self, evidence: Evidence, said: Sequence[str | None]) -> list[Verdict]:
-        """Return the verdict on each of n images; ``said`` has what :func:`reason_of_file` returned for each."""
+        """Return the verdict on each of n images; ``said`` has what :func:`reason_of_film` returned for each."""
         signals = self.signals(evidence)
         scores = {name: grade(signals[name], self.limits[name]) for name in REASONS}
         likeliest = self.orientations(evidence.features).argmax(axis=1)
@@ -203,23 +203,29 @@ def _reason(name: str, orientation: str) -> str:
     return REASONS[name]
 
 
-def reason_of_file(view: str | None, modality: str | None) -> str | None:
-    """Return why an image is rejected by what its file says of it, or None.
+def reason_of_film(view: str | None, modality: str | None, *, is_flat: bool = False) -> str | None:
+    """Return why an image is rejected whatever the network finds in it, or None.
 
     Parameters
     ----------
     view, modality
         ViewPosition and Modality of DICOM, None where the file does not say.
+    is_flat
+        Whether every pixel has the same value.
 
     Examples
     --------
-    >>> reason_of_file("ll", "DX")
+    >>> reason_of_film("ll", "DX")
     'the file says ll: not a frontal view'
-    >>> reason_of_file("PA", "CT")
+    >>> reason_of_film("PA", "CT")
     'the file says CT: not a radiograph'
-    >>> reason_of_file("PA", "DX"), reason_of_file(None, None)
+    >>> reason_of_film(None, None, is_flat=True)
+    'every pixel has the same value: there is nothing to be seen'
+    >>> reason_of_film("PA", "DX"), reason_of_film(None, None)
     (None, None)
     """
+    if is_flat:
+        return "every pixel has the same value: there is nothing to be seen"
     if view is not None and view.strip().upper() in LATERAL_VIEWS:
         return f"the file says {view.strip()}: not a frontal view"
     if modality is not None and modality.strip().upper() in OTHER_MODALITIES:

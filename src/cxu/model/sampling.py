@@ -104,6 +104,8 @@ def draw_errors(points: Tensor, spread: Tensor, factor: Tensor, seeds: Sequence[
         decodes = points - points.mean(dim=1, keepdim=True)
         share = (errors * decodes).sum(dim=1, keepdim=True) / decodes.square().sum(dim=1, keepdim=True).clamp_min(_TINY)
         errors = errors - share * decodes
+        # of few samples little may be left: what was rounding would be scaled up with it
+        errors = errors - errors.mean(dim=1, keepdim=True)
     scale = spread[:, None] / errors.std(dim=1, keepdim=True, correction=0).clamp_min(_TINY)
     return scale * errors
 
