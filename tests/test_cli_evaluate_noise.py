@@ -57,6 +57,19 @@ def test_noise_prints_a_line_for_each_sigma(here):
     assert len(list(Path("cxu-data/runs").glob("*-evaluate-noise.json"))) == 1
 
 
+@pytest.mark.parametrize("table", ["noise.csv", "noise.parquet"])
+def test_occlusion_is_pooled_with_noise(here, table):
+    truth = write_truth(here / "truth.npz", ["a", "b"])
+    assert evaluate("noise", "films", "--truth", truth, "--out", table).exit_code == 0
+    done = evaluate("occlusion", "films", "--truth", truth, "--pool", table)
+    assert done.exit_code == 0, done.stderr
+    assert "Spearman of score and error, noise and occlusion pooled, 2 images: " in done.stdout
+    refused = evaluate("occlusion", "films", "--truth", truth, "--pool", table, "--seed", 5)
+    assert refused.exit_code == 2
+    assert "was measured with another seed: 0, here 5" in refused.stderr
+    assert "needs --truth" in evaluate("occlusion", "films", "--pool", table).stderr
+
+
 def test_occlusion_tells_inside_from_outside(here):
     done = evaluate("occlusion", "films", "--half-size", 150, "--out", "o.parquet", "--figure", "o.pdf")
     assert done.exit_code == 0, done.stderr

@@ -2,8 +2,10 @@
 
 import itertools
 import sys
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,6 +19,7 @@ from cxu import store
 from cxu.errors import MissingExtraError, UsageError
 from cxu.evaluation.corruption import DamageOptions, DamageReport, NodeResponse, Response, draw_images, measure_damage
 from cxu.evaluation.corruption_damage import add_noise, choose_nodes, draw_squares, nodes_inside
+from cxu.evaluation.corruption_pool import check_same_run, pool, read_damage_table
 from cxu.evaluation.corruption_summary import correlations_within, pooled_correlation, summarize_damage
 from cxu.evaluation.corruption_table import damage_rows
 from cxu.evaluation.corruption_truth import match_truth
@@ -402,6 +405,45 @@ def test_rows_of_a_report(films, tmp_path):
     assert len(lines) == 10
     assert lines[1].startswith('"local","a.png",0,')
     assert "nan" not in "".join(lines)
+
+
+def damage_table(damage, *rows):
+    names = ("image_id", "severity", "score_px", "error_px")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    facts = {"source": "local", "damage": damage, "model_id": "m", "seed": 0, "n_samples": 4}
+    return pa.table(columns | {name: [value] * len(rows) for name, value in facts.items()})
+
+
+def test_damage_is_pooled_by_hand():
+    noise = damage_table(
+        "noise", ("a", 0.0, 1.0, 1.0), ("a", 10.0, 3.0, 3.0), ("b", 0.0, 9.0, 9.0), ("c", 0.0, 5.0, None)
+    )
+    squares = damage_table("occlusion", ("c", 0.0, 5.0, None), ("a", 0.0, 1.0, 1.0), ("a", 1.0, 2.0, 4.0))
+    pooled = pool([noise, squares])
+    # b has no squares and c no truth; of a, scores 1, 3, 2 and errors 1, 3, 4: ranks 1, 3, 2 and 1, 2, 3
+    assert pooled.images == 1
+    assert pooled.damage == ("noise", "occlusion")
+    assert pooled.score_with_error.value == pytest.approx(0.5)
+    assert pool([noise]).images == 2
+
+
+def test_tables_that_cannot_be_pooled_are_refused(tmp_path):
+    noise = damage_table("noise", ("a", 0.0, 1.0, None))
+    write_rows(noise, tmp_path / "blind.parquet")
+    write_rows(noise.select(["image_id"]), tmp_path / "other.csv")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    for name, said in (
+        ("blind.parquet", "measured without --truth"),
+        ("other.csv", "no table that cxu evaluate"),
+        ("torn.parquet", "no table that cxu evaluate"),
+        ("none.csv", "no such file"),
+        ("a.txt", "expected a name that ends in"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            read_damage_table(tmp_path / name)
+    for name in ("model_id", "seed", "n_samples"):
+        with pytest.raises(UsageError, match=f"another {name}"):
+            check_same_run({Path("t"): noise}, **{"model_id": "m", "seed": 0, "n_samples": 4, name: 7})
 
 
 def test_rows_of_no_image(films):

@@ -188,7 +188,6 @@ def test_constant_images_are_taken_where_the_gate_is_to_judge_them(tmp_path, dty
         assert (model_input(film, film_frame(film, source), 64) == 0).all()
 
 
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"", "empty"), (b"GIF89a" + bytes(200), "no PNG"), (bytes(128) + b"DICM" + b"\xff" * 300, "DICOM")],

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from builders import PUBLISHED_COLUMNS, chest, join_numbers, plain_decode_rle, published_csv, published_row
 from cxu import anatomy, codec, csv_reader, files, ingest, raster, store, table
 from cxu.catalog import SOURCES, source_or_custom
-from cxu.errors import DuplicateIdError, FormatError, MissingInputError, UsageError
+from cxu.errors import DuplicateIdError, FormatError, MissingInputError, UsageError, WorkerError
 from cxu.ingest import ImportOptions, import_file
 from cxu.published import Provenance
 
@@ -281,7 +281,7 @@ def test_a_row_without_a_size_may_be_read_by_the_others(tmp_path, home):
 
 
 def test_progress_counts_every_row_once(tmp_path, home, monkeypatch):
-    monkeypatch.setattr(csv_reader, "_BLOCK_BYTES", 4096)
+    monkeypatch.setattr(store, "SHARD_ROWS", 4)
     done = []
     path = save_csv(tmp_path, [*good_rows(10), "too,short", *good_rows(5, start=10), "too,short"])
     report = import_file(path, NIH, home, ImportOptions(), progress=done.append)
@@ -720,13 +720,31 @@ def test_a_limited_import_gives_way_to_the_whole_file(tmp_path, home):
 # -- failures in the middle
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def count_conversions(monkeypatch):
+    """Return a list that gets a name for every part that is converted rather than taken as it is."""
+    convert, names = ingest.convert_rows, []
+
+    def counting(texts, *rest):
+        names.append(texts["id"][0].as_py())
+        return convert(texts, *rest)
+
+    monkeypatch.setattr(ingest, "convert_rows", counting)
+    return names
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), WorkerError("killed")])
 @pytest.mark.parametrize("before", [0, 3])
-def test_a_failure_in_the_middle_leaves_the_source_as_it_was(tmp_path, home, monkeypatch, error, before):
-    if before:
-        run(save_csv(tmp_path, good_rows(before), name="first.csv"), home)
-    there = snapshot(home.root)
+def test_an_interrupted_import_goes_on_with_the_parts_that_are_done(tmp_path, home, monkeypatch, error, before):
+    alone = store.Home(tmp_path / "alone")
+    for where in (home, alone):
+        if before:
+            run(save_csv(tmp_path, good_rows(before), name="first.csv"), where)
     monkeypatch.setattr(store, "SHARD_ROWS", 2)
+    second = save_csv(
+        tmp_path, [*good_rows(7, start=before), "bad,row", *good_rows(2, start=before + 7)], name="second.csv"
+    )
+    undisturbed = run(second, alone)
+    there = [listing.rows for listing in home.listings()]
     write_table, written = store.write_table, []
 
     def fail_at_the_third(rows, path):
@@ -735,13 +753,48 @@ def test_a_failure_in_the_middle_leaves_the_source_as_it_was(tmp_path, home, mon
             raise error
         write_table(rows, path)
 
-    monkeypatch.setattr(store, "write_table", fail_at_the_third)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_table", fail_at_the_third)
+        with pytest.raises(type(error)):
+            run(second, home)
+    assert [listing.rows for listing in home.listings()] == there
+    converted = count_conversions(monkeypatch)
+    report = run(second, home)
+    assert len(converted) == 3
+    assert (report.imported, report.problems, report.notes) == (9, undisturbed.problems, undisturbed.notes)
+    assert snapshot(home.root) == snapshot(alone.root)
+
+
+@pytest.mark.parametrize("error", [FormatError("no"), UsageError("no")])
+def test_an_import_that_cannot_succeed_leaves_nothing(tmp_path, home, monkeypatch, error):
+    monkeypatch.setattr(store, "SHARD_ROWS", 2)
+    monkeypatch.setattr(ingest, "check_duplicates", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(type(error)):
-        run(save_csv(tmp_path, good_rows(9, start=before), name="second.csv"), home)
-    assert len(written) == 3
-    assert snapshot(home.root) == there
-    if not before:
-        assert_nothing_there(home)
+        run(save_csv(tmp_path, good_rows(9)), home)
+    assert_nothing_there(home)
+
+
+def test_what_an_interrupted_import_left_is_no_source_and_goes_with_the_next_one(tmp_path, home, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "check_duplicates", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            run(save_csv(tmp_path, good_rows(3)), home)
+    assert home.listings() == []
+    run(save_csv(tmp_path, good_rows(2), name="other.csv"), home)
+    assert len(ids(home)) == 2
+    assert not list(home.source_folder("chestxray8", "model").glob(f"{files.TEMP_PREFIX}*"))
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_workers_change_nothing(tmp_path, home, monkeypatch, packed):
+    monkeypatch.setattr(store, "SHARD_ROWS", 8)
+    rows = [*good_rows(20), "bad,row", *good_rows(21, start=20), "", *good_rows(9, start=41, landmarks=PAIRS)]
+    path = save_csv(tmp_path, rows, name=f"rows.csv{packed}")
+    alone = store.Home(tmp_path / "alone")
+    reports = [import_file(path, NIH, where, ImportOptions(), workers=n) for where, n in ((alone, 1), (home, 2))]
+    assert reports[0] == reports[1]
+    assert snapshot(home.root) == snapshot(alone.root)
+    assert [part.rows for part in home.listing("chestxray8", "model").parts] == [8] * 6 + [2]
 
 
 def test_a_failure_while_publishing_leaves_what_counted_before(tmp_path, home, monkeypatch):

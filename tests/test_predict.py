@@ -225,7 +225,9 @@ def test_rows_are_in_the_images_own_pixels(tmp_path, weights):
 
 def test_pixels_that_are_not_square(tmp_path, weights, monkeypatch):
     grey = film_pixels(size=80)
-    monkeypatch.setattr("cxu.films.read_film", lambda file, **_: Film(grey[::2], "DICOM", (0.2, 0.4), aspect=2.0, view="PA"))
+    monkeypatch.setattr(
+        "cxu.films.read_film", lambda file, **_: Film(grey[::2], "DICOM", (0.2, 0.4), aspect=2.0, view="PA")
+    )
     write_film(tmp_path / "a.png")
     options = PredictOptions(3)
     (result,) = predict_films(plan_images([tmp_path]).images, Predictor(weights, options, CPU))

@@ -31,6 +31,7 @@ def evidence(n=1, **changed):
         "latent_sigma": np.full((n, 4), 0.5),
         "features": np.tile([3.0, 0.0], (n, 1)),
         "contrast": np.full(n, 0.2),
+        "side_odds": np.full(n, 3.0),
     }
     return Evidence(**{**made, **changed})
 
@@ -81,6 +82,7 @@ def test_an_ordinary_film_is_ok():
         ({"features": np.array([[30.0, 0.0]])}, {"appearance": (1, 2, 3)}, "reject", "looks unlike training films"),
         ({"features": np.array([[0.0, 3.0]])}, {"orientation": (0, 1, 3)}, "reject", "seems upside down"),
         ({"contrast": np.array([0.0])}, {"contrast": (-0.2, -0.1, -0.05)}, "reject", REASONS["contrast"]),
+        ({"side_odds": np.array([-1.0])}, {"sides": (-3, 0, 2)}, "review", "sides seem exchanged"),
         ({"mean_xy": SHAPES[:1, ::-1]}, {"shape": (1, 2, 3)}, "reject", "contours are implausible"),
     ],
 )

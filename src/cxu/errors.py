@@ -71,6 +71,10 @@ class WorkerError(CxuError, RuntimeError):
     """A worker process died or could not be started."""
 
 
+class ClusterError(CxuError, ConnectionError):
+    """A Dask cluster cannot be reached, has no workers, or has other versions than this machine."""
+
+
 class DeviceMemoryError(CxuError, MemoryError):
     """A device has too little memory for even one image."""
 

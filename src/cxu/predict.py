@@ -28,6 +28,7 @@ from cxu.model.device import freed_memory_kept
 from cxu.model.hybridgnet import Precision
 from cxu.model.reference import Reference
 from cxu.model.sampling import DEFAULT_SAMPLES, Samples, image_seed, sample_landmarks
+from cxu.model.sides import side_odds
 from cxu.model.weights import Weights
 from cxu.predict_plan import PlannedImage
 from cxu.quality import REJECT, Evidence, Verdict, contour_contrast, reason_of_film
@@ -92,6 +93,8 @@ class Prediction:
         [F] float32, of the encoder.
     contrast
         Of the image across the contours of the lungs.
+    side_odds
+        Log odds that the image is not mirrored.
     samples
         [S, 120, 2] as ``mean``, where kept.
     """
@@ -107,6 +110,7 @@ class Prediction:
     latent_sigma: FloatArray
     features: FloatArray
     contrast: float
+    side_odds: float
     samples: FloatArray | None = None
 
 
@@ -335,8 +339,17 @@ def _finish(batch: Sequence[_Prepared | Rejected], samples: Sequence[Samples]) -
             yield one
             continue
         found = next(numbers)
-        contrast = contour_contrast(one.pixels, found["mean"])
-        yield Prediction(one.image, one.film, one.frame, one.sha256, one.stamp, contrast=contrast, **found)
+        contrast, odds = contour_contrast(one.pixels, found["mean"]), side_odds(one.pixels)
+        yield Prediction(
+            one.image,
+            one.film,
+            one.frame,
+            one.sha256,
+            one.stamp,
+            contrast=contrast,
+            side_odds=odds,
+            **found,
+        )
 
 
 def _rows_of(samples: Sequence[Samples]) -> Iterator[dict[str, FloatArray]]:
@@ -408,6 +421,7 @@ def _judged(
         np.stack([one.latent_sigma for one in predictions]),
         np.stack([one.features for one in predictions]),
         np.array([one.contrast for one in predictions]),
+        np.array([one.side_odds for one in predictions]),
     )
     radii = radius_px(reference.calibration, sigma_px)[..., None].repeat(2, axis=-1)
     # where pixels are not square the circle is an ellipse in them: the longer half axis holds no less

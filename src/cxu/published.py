@@ -8,6 +8,7 @@ Source: the published tables and their known defects, ``docs/datasets.md``.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -203,7 +204,13 @@ def _convert_numbers(texts: Texts, role: str, count: int, state: _Rows) -> npt.N
 def _convert_scalars(texts: Texts, role: str, state: _Rows) -> Floats:
     """Return float64 [n] of a column with one number a row; NaN where blank or where the column is missing."""
     values = np.full(len(texts["id"]), np.nan)
-    for index, raw in enumerate(texts[role].to_pylist() if role in texts else ()):
+    if role not in texts:
+        return values
+    with contextlib.suppress(pa.ArrowInvalid):  # as nearly every column is: plain numbers, or blank where unknown
+        column = texts[role]
+        known = pc.if_else(pc.equal(pc.binary_length(column), 0), None, column)
+        return known.cast(pa.string()).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    for index, raw in enumerate(texts[role].to_pylist()):
         text = (raw or b"").decode("utf-8", "replace").strip()
         if text.lower() in _BLANKS:
             continue

@@ -44,6 +44,7 @@ REASONS: Final = {
     "orientation": "seems turned or mirrored",
     "shape": "contours are implausible",
     "contrast": "contours do not follow edges of the image",
+    "sides": "sides seem exchanged",
 }
 ORIENTATIONS: Final = (
     "upright",
@@ -63,7 +64,8 @@ class Evidence(NamedTuple):
 
     ``mean_xy`` [n, 120, 2] landmarks in 0 … 1; ``sigma_px`` [n, 120] node uncertainty, px of the 1024 frame, NaN where
     there is none; ``mu`` and ``latent_sigma`` [n, Z]; ``features`` [n, F] means of the encoder's last map over a
-    coarse grid; ``contrast`` [n] of :func:`contour_contrast`.
+    coarse grid; ``contrast`` [n] of :func:`contour_contrast`; ``side_odds`` [n] of
+    :func:`cxu.model.sides.side_odds`.
     """
 
     mean_xy: FloatArray
@@ -72,6 +74,7 @@ class Evidence(NamedTuple):
     latent_sigma: FloatArray
     features: FloatArray
     contrast: FloatArray
+    side_odds: FloatArray
 
 
 class Verdict(NamedTuple):
@@ -156,6 +159,7 @@ class Gate:
             "orientation": -np.log(np.maximum(self.orientations(evidence.features)[:, 0], 1e-12)),
             "shape": self.shapes.distance(place_shapes(evidence.mean_xy)),
             "contrast": -evidence.contrast,
+            "sides": -evidence.side_odds,
         }
 
     def orientations(self, features: FloatArray) -> FloatArray:

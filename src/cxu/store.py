@@ -242,22 +242,35 @@ class Home:
                 path.unlink()
         shutil.rmtree(staged, ignore_errors=True)
 
-    def tidy(self, source: str, frame: FrameName) -> None:
-        """Remove what a killed run left in a source: temporary names, and parts that its listing does not name."""
+    def tidy(self, source: str, frame: FrameName, *, keep: str = "") -> None:
+        """Remove what a killed run left in a source: temporary names, and parts that its listing does not name.
+
+        The staging folder of the key ``keep`` stays, for the same run to go on with.
+        """
         folder, kept = self.source_folder(source, frame), {part.name for part in self.listing(source, frame).parts}
         leftovers = [path for path in folder.glob("part-*.parquet") if path.name not in kept]
         for path in (*leftovers, *folder.glob(f"{files.TEMP_PREFIX}*")):
+            if keep and path == self._staging_folder(source, frame, keep):
+                continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
 
-    def staging(self, source: str, frame: FrameName, key: str) -> Path:
-        """Return a fresh empty folder for parts that do not count yet, on the same file system."""
-        folder = self.source_folder(source, frame) / f"{files.TEMP_PREFIX}{key[:12]}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    def staging(self, source: str, frame: FrameName, key: str, *, keep: bool = False) -> Path:
+        """Return a folder for parts that do not count yet, on the same file system.
+
+        It is empty, or with ``keep`` holds what an interrupted run of the same key had finished.
+        """
+        folder = self._staging_folder(source, frame, key)
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        files.remove_temporaries(folder)
         return folder
+
+    def _staging_folder(self, source: str, frame: FrameName, key: str) -> Path:
+        return self.source_folder(source, frame) / f"{files.TEMP_PREFIX}{key[:12]}"
 
     def open_source(self, source: str, frame: FrameName) -> StoredTable:
         """Return a source's rows in one frame as a stored table.

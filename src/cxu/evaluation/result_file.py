@@ -15,7 +15,7 @@ from cxu.errors import UsageError
 FORMATS: Final = (".parquet", ".csv")
 
 
-def check_table_path(path: Path) -> None:
+def check_table_path(path: Path, option: str = "--out") -> None:
     """Check that a table can be written under that name, before there is one.
 
     Raises
@@ -24,7 +24,7 @@ def check_table_path(path: Path) -> None:
         If the suffix is neither Parquet's nor that of CSV.
     """
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"--out {path}: expected a name that ends in {' or '.join(FORMATS)}")
+        raise UsageError(f"{option} {path}: expected a name that ends in {' or '.join(FORMATS)}")
 
 
 def write_rows(rows: pa.Table, path: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from cxu.evaluation.corruption import DamageOptions, DamageReport
+    from cxu.evaluation.corruption_pool import Pooled
     from cxu.evaluation.corruption_summary import DamageSummary, Step
     from cxu.predict import Predictor
     from cxu.predict_plan import PlannedImage
@@ -38,6 +39,16 @@ TruthOption = Annotated[
         "--truth",
         metavar="FILE.npz|TABLE",
         help="Annotated landmarks: an .npz in the 1024 model frame, or a table. Adds errors.",
+        show_default="none",
+        rich_help_panel=_WHAT,
+    ),
+]
+PoolOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--pool",
+        metavar="FILE.parquet|.csv",
+        help="A table that --out wrote of the same images under other damage: score against error over both.",
         show_default="none",
         rich_help_panel=_WHAT,
     ),
@@ -101,6 +112,7 @@ class DamageRequest:
 
     images: list[str]
     truth: str | None
+    pool: list[Path]
     limit: int | None
     samples: int
     seed: int
@@ -117,6 +129,7 @@ class DamageRequest:
 def run_damage(request: DamageRequest, options: DamageOptions) -> None:
     """Measure damage as asked, write and print what was found."""
     from cxu.evaluation.corruption import draw_images, measure_damage
+    from cxu.evaluation.corruption_pool import check_same_run, pool, read_damage_table
     from cxu.evaluation.corruption_summary import summarize_damage
     from cxu.evaluation.corruption_table import damage_rows
     from cxu.evaluation.corruption_truth import match_truth
@@ -134,6 +147,9 @@ def run_damage(request: DamageRequest, options: DamageOptions) -> None:
         check_table_path(request.out)
     if request.figure:
         check_figure_path(request.figure)
+    if request.pool and request.truth is None:
+        raise UsageError("--pool needs --truth: without it there is no error to pool")
+    others = {path: read_damage_table(path) for path in request.pool}
     batch, device = _batch_size(request.batch_size), find_device(request.device)
     truth = None if request.truth is None else open_truth(store, request.truth)
     plan = plan_images(request.images, request.source)
@@ -142,18 +158,22 @@ def run_damage(request: DamageRequest, options: DamageOptions) -> None:
     chosen = draw_images(plan.images if truths is None else [*truths], request.limit, request.seed)
     weights = load_model(output, request.weights)
     predictor = Predictor(weights, PredictOptions(request.samples, request.seed), device, batch)
+    check_same_run(others, weights.model_id, request.seed, request.samples)
     _announce(output, predictor, options, chosen, missing)
     with output.progress("damaging", len(chosen), "images") as advance:
         report = measure_damage(plan, predictor, options, images=chosen, truths=truths, advance=advance)
         summary = summarize_damage(report, seed=request.seed)
+        rows = damage_rows(report, predictor)
+        pooled = pool([rows, *others.values()], seed=request.seed) if others else None
     facts = _facts(predictor, options)
     if request.out:
-        write_rows(damage_rows(report, predictor), request.out)
+        write_rows(rows, request.out)
     if request.figure:
         draw_damage(report, summary, request.figure, title=_title(summary, predictor))
     content = {
         **plain_values(summary),
         **facts,
+        "pooled": plain_values(pooled),
         "without_truth": [image.file.name for image in missing],
         "rejected": [[one.file, one.reason] for one in report.rejected],
         "table": request.out and str(request.out),
@@ -162,7 +182,7 @@ def run_damage(request: DamageRequest, options: DamageOptions) -> None:
     store.record_run(f"evaluate-{options.damage}", {"images": _texts(request.images), "result": content})
     output.list_items(f"{counted(len(missing), 'image')} without truth left out:", [one.image_id for one in missing])
     output.list_items(f"{counted(len(report.rejected), 'file')} not measured:", report.rejected)
-    output.result(content, *_parts(summary, report, request))
+    output.result(content, *_parts(summary, report, request, pooled))
     if report.rejected or missing:
         raise typer.Exit(SOME_FAILED)
 
@@ -267,7 +287,9 @@ _STEP_TITLES: Final = {
 }
 
 
-def _parts(summary: DamageSummary, report: DamageReport, request: DamageRequest) -> list[RenderableType]:
+def _parts(
+    summary: DamageSummary, report: DamageReport, request: DamageRequest, pooled: Pooled | None
+) -> list[RenderableType]:
     noise = summary.damage == "noise"
     names = [name for name in _STEP_TITLES if name != "error_px" or report.has_truth]
     rows = [[f"{step.severity:g}", *(_quartiles(step, name) for name in names)] for step in summary.steps]
@@ -276,6 +298,10 @@ def _parts(summary: DamageSummary, report: DamageReport, request: DamageRequest)
     parts = [*titled(title, columns, rows, gap=False), *_node_parts(summary, report.has_truth)]
     parts.append("\ndrift is the distance from the undamaged prediction, which may be wrong itself: no error")
     parts += [f"{name}: {interval_text(value)}" for name, value in _correlations(summary).items() if value]
+    if pooled is not None:
+        kinds, images = " and ".join(pooled.damage), counted(pooled.images, "image")
+        told = interval_text(pooled.score_with_error)
+        parts.append(f"Spearman of score and error, {kinds} pooled, {images}: {told}")
     if noise:
         cells = [[variant, *scores.values()] for variant, scores in summary.published_px.items()]
         sigmas = next(iter(summary.published_px.values()))

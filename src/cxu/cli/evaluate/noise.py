@@ -14,6 +14,7 @@ from cxu.cli.evaluate._corruption import (
     FigureOption,
     ImagesArgument,
     LimitOption,
+    PoolOption,
     SamplesOption,
     SeedOption,
     SourceOption,
@@ -40,6 +41,7 @@ def command(
         ),
     ] = None,
     truth: TruthOption = None,
+    pool: PoolOption = None,
     limit: LimitOption = None,
     samples: SamplesOption = 50,
     seed: SeedOption = 0,
@@ -57,6 +59,6 @@ def command(
 
     options = DamageOptions("noise", numbers_of(sigmas, "--sigmas") if sigmas else None)
     request = DamageRequest(
-        images, truth, limit, samples, seed, weights, source, out, figure, device, batch_size, home, as_json
+        images, truth, pool or [], limit, samples, seed, weights, source, out, figure, device, batch_size, home, as_json
     )
     run_damage(request, options)

@@ -14,6 +14,7 @@ from cxu.cli.evaluate._corruption import (
     FigureOption,
     ImagesArgument,
     LimitOption,
+    PoolOption,
     SamplesOption,
     SeedOption,
     SourceOption,
@@ -49,6 +50,7 @@ def command(
         ),
     ] = 100.0,
     truth: TruthOption = None,
+    pool: PoolOption = None,
     limit: LimitOption = None,
     samples: SamplesOption = 50,
     seed: SeedOption = 0,
@@ -69,6 +71,6 @@ def command(
 
     options = DamageOptions("occlusion", numbers_of(squares, "--squares") if squares else None, half_size)
     request = DamageRequest(
-        images, truth, limit, samples, seed, weights, source, out, figure, device, batch_size, home, as_json
+        images, truth, pool or [], limit, samples, seed, weights, source, out, figure, device, batch_size, home, as_json
     )
     run_damage(request, options)
