@@ -38,7 +38,8 @@ REGULARISATION: Final = 0.001
 # Share of good films that a single signal may send to review: more for the two that see a chest in the mirror, which is
 # as good a chest to all others. And how many times further from the median rejection begins.
 REVIEW_SHARE: Final = dict.fromkeys(REASONS, 0.01) | {"orientation": 0.02, "sides": 0.02}
-REJECT_REACH: Final = dict.fromkeys(REASONS, 1.8) | {"orientation": 2.5, "sides": 1.0}
+REJECT_REACH: Final = dict.fromkeys(REASONS, 1.8) | {"orientation": 2.5}
+REJECT_AT: Final = {"sides": 0.0}  # log odds: a film is rejected where it is likelier mirrored than not
 
 
 def main() -> None:
@@ -120,7 +121,8 @@ def find_limits(signals: dict[str, np.ndarray]) -> dict[str, tuple[float, float,
     limits = {}
     for name, values in signals.items():
         median, review = np.quantile(values, [0.5, 1 - REVIEW_SHARE[name]])
-        limits[name] = (float(median), float(review), float(review + REJECT_REACH[name] * (review - median)))
+        reject = REJECT_AT.get(name, review + REJECT_REACH[name] * (review - median))
+        limits[name] = (float(median), float(review), float(reject))
     return limits
 
 
