@@ -29,6 +29,14 @@ def command(
     ],
     frame: FrameOption = None,
     keep_rle: Annotated[bool, typer.Option("--keep-rle", help="Keep the shipped masks too, as columns rle_*.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Processes that convert.", show_default="1, for large files up to 4"),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", metavar="ADDRESS", help="Convert on a Dask cluster: its scheduler's address."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed row; import nothing.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -51,7 +59,9 @@ def command(
     try:
         for path in files:
             with output.progress(f"importing {path.name}", None) as advance:
-                reports.append(import_file(path, of_source, store, options, progress=advance))
+                reports.append(
+                    import_file(path, of_source, store, options, progress=advance, workers=workers, scheduler=scheduler)
+                )
             tell_report(output, reports[-1], f"the manifest in {store.root / 'runs'}")
     except CxuError as raised:
         error = str(raised)
