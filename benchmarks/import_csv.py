@@ -16,28 +16,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import pandas as pd
-import psutil
 from fabricate import write_csv
+from watched import POLL_SECONDS, Cost, memory_of
 
 from cxu.catalog import find_source
 from cxu.files import sha256_of
-from cxu.ingest import ImportOptions, import_file
+from cxu.ingest import import_file
+from cxu.ingest_parts import ImportOptions
 from cxu.store import Home
 
 ROUNDS: Final = 3
 N_NUMBERS: Final = 240
-_POLL_SECONDS: Final = 0.02
-
-
-class Run(NamedTuple):
-    """Seconds of the wall, and the most memory that the process and its children held together, MB."""
-
-    seconds: float
-    peak_mb: float
 
 
 def main() -> None:
@@ -58,7 +51,7 @@ def main() -> None:
             "cxu import, one process": lambda: measure(import_with_cxu, path, given.source, 1),
             "cxu import": lambda: measure(import_with_cxu, path, given.source, None),
         }
-        runs: dict[str, list[Run]] = {name: [] for name in ways}
+        runs: dict[str, list[Cost]] = {name: [] for name in ways}
         for _ in range(ROUNDS):
             for name, way in ways.items():
                 runs[name].append(way())  # type: ignore[arg-type]
@@ -85,33 +78,23 @@ def import_with_cxu(path: Path, source: str, workers: int | None) -> None:
     assert not report.problems
 
 
-def measure(function: Callable[..., object], *arguments: object) -> Run:
+def measure(function: Callable[..., object], *arguments: object) -> Cost:
     """Run a function in a new process; the time is its own, without the start of Python."""
     here, there = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_timed, args=(there, function, arguments))
     process.start()
-    watched, peak = psutil.Process(process.pid), 0
-    while not here.poll(_POLL_SECONDS):
-        peak = max(peak, _memory_of(watched))
+    peak = 0
+    while not here.poll(POLL_SECONDS):
+        peak = max(peak, memory_of(process.pid or 0))
     seconds = here.recv()
     process.join()
-    return Run(seconds, peak / 1e6)
+    return Cost(seconds, peak / 1e6)
 
 
 def _timed(pipe: multiprocessing.connection.Connection, function: Callable[..., object], arguments: tuple) -> None:
     began = time.perf_counter()
     function(*arguments)
     pipe.send(time.perf_counter() - began)
-
-
-def _memory_of(process: psutil.Process) -> int:
-    total = 0
-    for one in (process, *process.children(recursive=True)):
-        try:
-            total += one.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from cxu.fetch import carry_out, prepare_fetch, read_held
 from cxu.fetch_match import recognise
 from cxu.fetch_plan import FetchOptions, list_published, plan_fetch, select_sources
 from cxu.hub import HubFile, Listing
-from cxu.ingest import ImportOptions, import_file
+from cxu.ingest import import_file
+from cxu.ingest_parts import ImportOptions
 from cxu.store import Home, Part, SourceFile, SourceListing
 from hub_server import HubServer
 

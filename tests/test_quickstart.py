@@ -18,7 +18,8 @@ import cxu
 from cxu import store
 from cxu.catalog import source_or_custom
 from cxu.cli import app
-from cxu.ingest import ImportOptions, import_file
+from cxu.ingest import import_file
+from cxu.ingest_parts import ImportOptions
 from cxu.quickstart import SAMPLE, STEPS, draw_sheet, run_quickstart
 
 

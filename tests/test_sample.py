@@ -13,7 +13,8 @@ from cxu.anatomy import HEART, LEFT_LUNG, ORGANS, RIGHT_LUNG
 from cxu.catalog import source_or_custom
 from cxu.codec import decode_rle, encode_rle, parse_landmarks
 from cxu.contour import longest_gap
-from cxu.ingest import ImportOptions, import_file
+from cxu.ingest import import_file
+from cxu.ingest_parts import ImportOptions
 from cxu.raster import fill_polygon
 from cxu.store import Home
 

@@ -21,7 +21,8 @@ from cxu.errors import UsageError
 from cxu.fetch import FetchResult, carry_out, prepare_fetch
 from cxu.fetch_plan import FetchOptions, select_sources
 from cxu.flow import FilterReport
-from cxu.ingest import ImportOptions, ImportReport, import_file
+from cxu.ingest import ImportReport, import_file
+from cxu.ingest_parts import ImportOptions
 from cxu.labels import open_labels, parse_condition
 from cxu.maskplan import plan_masks
 from cxu.masks import MaskFormat, MaskOptions, Placement, Policy, RowShape, Unusable, draw_organs, merge_labels, resized

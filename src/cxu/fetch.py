@@ -24,7 +24,8 @@ from cxu.catalog import DATASET_REPO, Source
 from cxu.errors import CxuError
 from cxu.fetch_plan import FetchItem, FetchOptions, FetchPlan, Held
 from cxu.hub import HubFile, Listing
-from cxu.ingest import ImportOptions, ImportReport, import_stream
+from cxu.ingest import ImportReport, import_stream
+from cxu.ingest_parts import ImportOptions
 from cxu.published import Provenance
 from cxu.store import Home
 

@@ -47,7 +47,8 @@ def command(
     every size is 1024. The same file again changes nothing.
     """
     from cxu.catalog import source_or_custom
-    from cxu.ingest import ImportOptions, import_file
+    from cxu.ingest import import_file
+    from cxu.ingest_parts import ImportOptions
     from cxu.store import Home
 
     output, store = Output(as_json=as_json), Home(home)
