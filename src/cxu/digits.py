@@ -51,31 +51,33 @@ def parse_plain(text: Bytes, starts: Positions, stops: Positions, count: int) ->
     array([[ 1. , -2.5],
            [30. ,  4. ]])
     """
-    n_texts = len(starts)
-    if not n_texts:
-        return np.empty((0, count))
+    values = np.empty((len(starts), count))
+    for at in range(0, len(starts), max(1, _BLOCK // count)):
+        texts = slice(at, at + max(1, _BLOCK // count))
+        if not _parse_texts(text, starts[texts], stops[texts], values[texts]):
+            return None
+    return values
+
+
+def _parse_texts(text: Bytes, starts: Positions, stops: Positions, values: npt.NDArray[np.float64]) -> bool:
+    """Write the numbers of some texts into ``values``; False where one is not plain."""
+    n_texts, count = values.shape
     padded = np.concatenate([text[starts[0] : stops[-1]], np.zeros(_WIDTH, np.uint8)])
     offset = starts[0]
     inner = np.flatnonzero(padded == _COMMA)
     if len(inner) != n_texts * (count - 1):
-        return None
+        return False
     begins, ends = np.empty((n_texts, count), np.int64), np.empty((n_texts, count), np.int64)
     begins[:, 0], ends[:, -1] = starts - offset, stops - offset
     ends[:, :-1] = inner.reshape(n_texts, count - 1)
     begins[:, 1:] = ends[:, :-1] + 1
     # the commas are where they ought to be only if no text has some of another's
     if (ends[:, 0] < begins[:, 0]).any() or (begins[:, -1] > ends[:, -1]).any():
-        return None
+        return False
     foreign = np.flatnonzero((padded[:-_WIDTH] - _COMMA > _LAST) | (padded[:-_WIDTH] == _SLASH))
     if len(foreign) and not _between(foreign, begins[:, 0], ends[:, -1]):
-        return None
-    values = np.empty(n_texts * count)
-    flat_begins, flat_ends = begins.ravel(), ends.ravel()
-    for at in range(0, len(values), _BLOCK):
-        block = slice(at, at + _BLOCK)
-        if not _parse_tokens(padded, flat_begins[block], flat_ends[block], values[block]):
-            return None
-    return values.reshape(n_texts, count)
+        return False
+    return _parse_tokens(padded, begins.ravel(), ends.ravel(), values.reshape(-1))
 
 
 def _between(places: Positions, starts: Positions, stops: Positions) -> bool:

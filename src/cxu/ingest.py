@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 from cxu import files, store
 from cxu.catalog import FrameName, Source
 from cxu.csv_reader import Batch, CsvReader
-from cxu.engine import Pool, open_pool
+from cxu.engine import Pool, Threads, open_pool
 from cxu.errors import DuplicateIdError, FormatError, MissingInputError, UsageError, WorkerError
 from cxu.ingest_parts import ImportOptions, PartSource, RowProblem, convert_part, part_tasks, parts_key
 from cxu.published import Provenance
 
-MOST_WORKERS: Final = 4
+MOST_THREADS: Final = 4
 _LARGE_BYTES: Final = 256 << 20
 # After these the finished parts are kept, and the same command goes on with them.
 _INTERRUPTIONS: Final = (KeyboardInterrupt, WorkerError, OSError)
@@ -131,7 +131,8 @@ def check_duplicates(seen: pa.Table, report: ImportReport, known_ids: Mapping[st
     DuplicateIdError
         Naming how many ids, and for the first three where they stand.
     """
-    counts = pc.value_counts(seen["image_id"])
+    is_unique = pc.count_distinct(seen["image_id"]).as_py() == len(seen)
+    counts = pc.value_counts(seen["image_id"].slice(0, 0) if is_unique else seen["image_id"])
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     clashes = [
         f"{image_id!r} on lines {', '.join(map(str, _lines_of(seen, image_id)))}" for image_id in twice[:3].to_pylist()
@@ -253,15 +254,14 @@ def import_file(
     path, source, home, options, progress
         See :func:`import_stream`, and there for what is raised; :class:`ImportReport` for what comes back.
     workers, scheduler
-        Processes that convert, or a Dask scheduler: see :func:`cxu.engine.open_pool`. None takes one process for a
-        small file and up to :data:`MOST_WORKERS` for a large one; more would wait for the text.
+        Processes that convert, or a Dask scheduler: see :func:`cxu.engine.open_pool`. Without either, threads of this
+        process convert, for a large file up to :data:`MOST_THREADS`: more would wait for the text.
     """
     if not path.is_file():
         raise MissingInputError(f"{path} does not exist or is no file; expected a published CSV")
     frame: FrameName = options.frame or "model"
-    asked = workers or (1 if scheduler else _workers_for(path))
     # workers start while the file is hashed
-    with open_pool(asked, scheduler) as pool, home.lock(source.name, frame):
+    with _pool_for(path, workers, scheduler) as pool, home.lock(source.name, frame):
         sha256 = files.sha256_of(path)
         home.tidy(source.name, frame, keep=parts_key(options, Provenance(sha256)))
         if held := _held(home, home.listing(source.name, frame), sha256, options):
@@ -273,8 +273,11 @@ def import_file(
             return import_stream(stream, path.name, source, home, options, provenance, progress=progress, pool=pool)
 
 
-def _workers_for(path: Path) -> int:
-    return min(os.cpu_count() or 1, MOST_WORKERS) if path.stat().st_size >= _LARGE_BYTES else 1
+def _pool_for(path: Path, workers: int | None, scheduler: str | None) -> Pool:
+    if workers is not None or scheduler is not None:
+        return open_pool(workers or 1, scheduler)
+    # nearly all of a conversion is Arrow's and numpy's, who let other threads go on
+    return Threads(min(os.cpu_count() or 1, MOST_THREADS) if path.stat().st_size >= _LARGE_BYTES else 1)
 
 
 def _held(

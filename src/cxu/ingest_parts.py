@@ -108,15 +108,19 @@ def part_tasks(batches: Iterable[Batch], of: PartSource) -> Iterator[PartTask]:
     """Gather batches into the text of parts: of :data:`store.SHARD_ROWS` rows, or fewer where rows are long."""
     names = (f"part-{of.key[:12]}-{number:05d}.parquet" for number in itertools.count())
     waiting: list[Batch] = []
+    n_rows = n_bytes = 0
     for batch in batches:
         waiting.append(batch)
-        while sum(len(one.lines) for one in waiting) >= store.SHARD_ROWS:
+        n_rows += len(batch.lines)
+        n_bytes += sum(column.nbytes for column in batch.texts.values())
+        while n_rows >= store.SHARD_ROWS:
             whole, rest = _cut(_joined(waiting), store.SHARD_ROWS)
             yield PartTask(of, next(names), whole)
-            waiting = [rest]
-        if sum(column.nbytes for one in waiting for column in one.texts.values()) >= _PART_TEXT_BYTES:
+            waiting, n_rows = [rest], len(rest.lines)
+            n_bytes = sum(column.nbytes for column in rest.texts.values())
+        if n_bytes >= _PART_TEXT_BYTES:
             yield PartTask(of, next(names), _joined(waiting))
-            waiting = []
+            waiting, n_rows, n_bytes = [], 0, 0
     if any(len(one.lines) or one.broken for one in waiting):
         yield PartTask(of, next(names), _joined(waiting))
 

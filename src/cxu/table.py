@@ -178,7 +178,9 @@ def scalar_column(table: pa.Table, name: str) -> npt.NDArray[Any]:
 
 def node_uncertainty(sigma_xy: FloatArray) -> FloatArray:
     """Return (sigma_x + sigma_y) / 2 of sigma [..., 2]: the node uncertainty of the paper, never the norm."""
-    result: FloatArray = sigma_xy.mean(axis=-1, dtype=np.float32)
+    sigma = sigma_xy.astype(np.float32, copy=False)
+    # what mean(axis=-1) gives, bit for bit: over an axis of two it takes ten times as long
+    result: FloatArray = (sigma[..., 0] + sigma[..., 1]) / np.float32(2)
     return result
 
 

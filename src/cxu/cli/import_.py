@@ -31,7 +31,7 @@ def command(
     keep_rle: Annotated[bool, typer.Option("--keep-rle", help="Keep the shipped masks too, as columns rle_*.")] = False,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, help="Processes that convert.", show_default="1, for large files up to 4"),
+        typer.Option("--workers", min=1, help="Processes that convert.", show_default="threads, up to 4"),
     ] = None,
     scheduler: Annotated[
         str | None,
