@@ -15,7 +15,7 @@ import cxu
 ROOT = Path(__file__).parents[1]
 # library → the rooms that may import it
 ROOMS = {
-    "torch": {"cxu.model", "cxu.predict", "cxu.datasets", "cxu.training", "cxu.evaluation"},
+    "torch": {"cxu.model", "cxu.predict", "cxu.predict_crew", "cxu.datasets", "cxu.training", "cxu.evaluation", "cxu.demo"},
     "huggingface_hub": {"cxu.hub"},
     "typer": {"cxu.cli", "cxu.__main__"},
     "rich": {"cxu.cli"},

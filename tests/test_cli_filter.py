@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.resources import files as package_files
 from pathlib import Path
 
@@ -186,6 +188,36 @@ def test_out_names_a_file_of_its_own(cxu, home, four, tmp_path):
     assert store.open_table(tmp_path / "mine" / "s.parquet").kind == "selection"
     assert (tmp_path / "mine" / "s.excluded.parquet").is_file()
     assert home.selections() == []
+
+
+def test_workers_change_nothing(cxu, home, four):
+    for workers in (1, 2):
+        cxu("filter", "--max-std", "5", "--workers", workers, "--name", f"by-{workers}")
+    assert kept(home, "by-1") == kept(home, "by-2")
+    cxu("filter", "--workers", "0", exit_code=2)
+
+
+def test_ctrl_c_ends_it_and_leaves_nothing_half_written(home, tmp_path):
+    n_rows = 2000  # in so many shards that the signal comes before the end
+    rows = rows_of("chestxray8", [f"{number:08d}_000" for number in range(n_rows)], [3] * n_rows)
+    with pq.ParquetWriter(tmp_path / "t.parquet", rows.schema) as writer:
+        writer.write_table(rows, row_group_size=5)
+    folder = home.root / "selections"
+    command = [sys.executable, "-m", "cxu", "filter", "t.parquet", "--max-std", "5", "--home", str(home.root)]
+    running = subprocess.Popen(
+        [*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    try:
+        while not list(folder.glob(".cxu-tmp-*")):
+            assert running.poll() is None, running.communicate()
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=30)
+    finally:
+        running.kill()
+    assert (running.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert list(folder.iterdir()) == []
 
 
 def test_no_colour_and_no_bar_where_nobody_looks(home, four):

@@ -401,7 +401,7 @@ def start(*arguments):
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_continues(here, number, monkeypatch):
-    (here / "sitecustomize.py").write_text("import cxu.predict_run as run\nrun._PART_ROWS = 1\n")
+    (here / "sitecustomize.py").write_text("import cxu.predict_crew as crew\ncrew._PART_ROWS = 1\n")
     monkeypatch.setenv("PYTHONPATH", str(here))
     for seed in range(40):
         write_film(here / f"films/{seed:02d}.png", seed)

@@ -108,6 +108,19 @@ def test_a_codec_error_is_a_format_error():
     assert issubclass(CodecError, CxuError)
 
 
+def edges_of(mask, order="C"):
+    """Return where foreground begins and ends in turn."""
+    padded = np.concatenate([[0], mask.ravel(order=order), [0]]).astype(int)
+    return np.flatnonzero(np.diff(padded))
+
+
+@given(st.lists(st.none() | masks, max_size=6))
+def test_published_rle_of_many_masks_is_that_of_each(many):
+    texts = codec.format_rle([None if mask is None else edges_of(mask) for mask in many])
+    assert texts.type == pa.large_string()
+    assert texts.to_pylist() == [None if mask is None else codec.encode_rle(mask) for mask in many]
+
+
 # -- COCO run lengths
 
 
@@ -147,6 +160,23 @@ def test_compressed_text_holds_any_counts(counts):
     text = codec.compress_coco_counts(np.array(counts, np.int64))
     assert text.isascii()
     assert codec.expand_coco_text(text).tolist() == counts
+
+
+@given(st.lists(st.none() | masks, max_size=6))
+def test_compressed_text_of_many_masks_is_that_of_each(many):
+    counts = [None if mask is None else codec.coco_counts(edges_of(mask, "F"), mask.size) for mask in many]
+    for found, mask in zip(counts, many, strict=True):
+        assert mask is None or found.tolist() == plain_coco_counts(mask)
+    texts = codec.format_coco(counts)
+    assert texts.type == pa.large_string()
+    theirs = [mask if mask is None else pycoco.encode(np.asfortranarray(mask))["counts"].decode() for mask in many]
+    assert texts.to_pylist() == theirs
+
+
+@given(st.lists(st.lists(st.integers(0, 2**33), max_size=6), max_size=4))
+def test_compressed_text_of_many_holds_any_counts(many):
+    texts = codec.format_coco([np.array(counts, np.int64) for counts in many]).to_pylist()
+    assert [codec.expand_coco_text(text).tolist() for text in texts] == many
 
 
 def test_compressed_text_by_hand():

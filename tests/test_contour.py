@@ -156,5 +156,11 @@ def test_crossing_contours_are_told_from_simple_ones():
     assert crossing.tolist() == [False, True, False, True, False, False, False]
 
 
+@given(st.lists(hnp.arrays(np.float32, st.tuples(st.integers(0, 6), st.just(2)), elements=st.integers(-4, 4))))
+def test_crossing_of_many_contours_is_that_of_each(contours_xy):
+    expected = [len(points) >= 3 and not shapely.Polygon(points).is_valid for points in contours_xy]
+    assert contour.crosses_itself(contours_xy).tolist() == expected
+
+
 def test_no_contours_give_no_answers():
     assert contour.crosses_itself([]).shape == (0,)

@@ -224,6 +224,62 @@ def test_the_second_time_nothing_changes(tmp_path):
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
 
 
+# --- precision -------------------------------------------------------------------------------------------------------
+
+numbers = st.floats(-9, 99, width=32)
+
+
+@settings(max_examples=40)
+@given(
+    xy=st.lists(numbers, min_size=12, max_size=12),
+    std=st.lists(st.floats(0, 2.0**90, width=32), min_size=12, max_size=12),
+)
+def test_exact_rows_are_read_back_exactly(tmp_path_factory, xy, std):
+    points, sigma = (np.tile(np.float32(values), 20).reshape(1, 120, 2) for values in (xy, std))
+    path = tmp_path_factory.mktemp("law") / "a.csv"
+    write_published(
+        [rows_of(1, landmarks_xy=points, sigma_xy=sigma, height=90, width=90, model_id="m")], path, precision="exact"
+    )
+    back = read_back(path)
+    assert np.array_equal(table.landmarks_of(back), points)
+    assert np.array_equal(table.sigmas_of(back), sigma)
+
+
+def test_predictions_are_rounded_as_published_ones_and_published_rows_stay(path):
+    points = np.broadcast_to(np.float32([1.5, 2.0625]), (2, 120, 2))
+    sigma = np.broadcast_to(np.float32([0.123456, 3.5]), (2, 120, 2))
+    rows = rows_of(2, landmarks_xy=points, sigma_xy=sigma, model_id=["published", "abc"])
+    write_published([rows], path, precision="published")
+    published, predicted = cells(path)
+    assert published["Landmarks (Mean)"].startswith("1.5,2.0625,1.5,")
+    assert published["Landmarks (Std)"].startswith("0.123456,3.5,")
+    assert predicted["Landmarks (Mean)"].startswith("2,2,2,")  # half to even, as the masks
+    assert predicted["Landmarks (Std)"].startswith("0.12,3.50,0.12,")
+
+
+def test_what_two_decimals_say_is_written_with_two(path):
+    sigma = np.broadcast_to(np.float32([0.1, 3.25]), (1, 120, 2))
+    write_published([rows_of(1, sigma_xy=sigma)], path, precision="exact")
+    assert cells(path)[0]["Landmarks (Std)"].startswith("0.10,3.25,0.10,")
+
+
+@pytest.mark.parametrize("precision", ["hundredths", "published", "exact"])
+def test_the_masks_are_the_same_at_any_precision(tmp_path, precision):
+    points = chest()[None] + np.float32([0.3, -0.2])
+    write_published([rows_of(1, landmarks_xy=points, model_id="m")], tmp_path / "a.csv", precision=precision)
+    (row,) = cells(tmp_path / "a.csv")
+    for organ in ORGANS:
+        drawn = plain_decode_rle(row[ORGAN_COLUMNS[organ.name]], (1024, 1024))
+        assert np.array_equal(drawn, raster.fill_polygon(points[0, organ.nodes], (1024, 1024)))
+
+
+def test_standard_deviations_that_are_no_number_are_named(path):
+    sigma = np.full((1, 120, 2), 3.25, np.float32)
+    sigma[0, 7, 1] = np.nan
+    with pytest.raises(FormatError, match="image0000: standard deviations that are no number"):
+        write_published([rows_of(1, sigma_xy=sigma)], path)
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("name", REAL)
 def test_real_rows_are_written_as_they_were_published(name, shared_data, path):

@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from cxu.engine import run_shards
+from cxu.engine import Worker, _threads_for_each, available_cpus, check_workers, run_shards, this_worker
 from cxu.errors import CxuError, ImageError, UsageError, WorkerError
 
 
 def double(number):
     return 2 * number, os.getpid()
+
+
+def describe_worker(_number):
+    time.sleep(0.2)
+    return os.getpid(), this_worker()
 
 
 def first_is_slow(number):
@@ -79,6 +84,29 @@ def test_results_come_in_order(workers):
 
 def test_a_slow_first_task_keeps_its_place():
     assert list(run_shards(first_is_slow, range(4), workers=2)) == [0, 1, 2, 3]
+
+
+def test_workers_are_numbered_and_share_the_processors(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = dict(run_shards(describe_worker, range(6), workers=3))
+    assert sorted(worker.number for worker in found.values()) == [*range(len(found))]
+    assert {worker.threads for worker in found.values()} == {max(1, available_cpus() // 3)}
+    assert this_worker() == Worker(0, None)
+
+
+@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("1000", 4), ("", 4), ("all", 4)])
+def test_fewer_threads_where_the_user_says_so(monkeypatch, said, threads):
+    monkeypatch.setattr("cxu.engine.available_cpus", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert _threads_for_each(2) == threads
+    assert _threads_for_each(100) == 1
+
+
+def test_workers_and_a_scheduler_are_refused_before_anything_starts():
+    check_workers(3, None)
+    check_workers(1, "tcp://127.0.0.1:9")
+    with pytest.raises(UsageError, match="--scheduler and --workers: give one"):
+        check_workers(2, "tcp://127.0.0.1:9")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cxu.engine import open_pool, run_shards
+from cxu.engine import Worker, _Cluster, open_pool, run_shards, this_worker
 from cxu.errors import ClusterError, ImageError, UsageError, WorkerError
 from dask_cluster import running_cluster
 
@@ -22,6 +22,10 @@ def cluster():
 
 def double(number):
     return 2 * number, os.getpid()
+
+
+def describe_worker(_number):
+    return this_worker()
 
 
 def refuse_odd(number):
@@ -46,6 +50,11 @@ def test_results_come_in_order_from_other_processes(cluster):
     assert [value for value, _ in results] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
     assert os.getpid() not in {process for _, process in results}
     assert list(run_shards(double, [], scheduler=cluster.address)) == []
+
+
+def test_a_worker_knows_its_threads(cluster):
+    assert set(run_shards(describe_worker, range(2), scheduler=cluster.address)) == {Worker(0, 1)}
+    assert this_worker() == Worker(0, None)
 
 
 def test_an_exception_comes_through_as_itself(cluster):
@@ -84,6 +93,31 @@ def test_when_all_workers_are_dead_that_is_an_error_and_not_a_hang(monkeypatch):
     monkeypatch.setattr("cxu.engine._ASK_SECONDS", 0.1)
     with running_cluster(1) as started, pytest.raises(WorkerError, match="has no workers any more"):
         list(run_shards(die, [1], scheduler=started.address))
+
+
+def time_out(_number):
+    raise TimeoutError("of the function itself")
+
+
+def test_a_timeout_of_the_function_is_no_timeout_of_the_wait(cluster):
+    with pytest.raises(TimeoutError, match="of the function itself"):
+        list(run_shards(time_out, [1], scheduler=cluster.address))
+
+
+def test_a_result_that_comes_as_the_wait_ends_is_taken():
+    class Late:
+        asked = 0
+
+        def result(self, timeout=None):
+            self.asked += 1
+            if self.asked == 1:
+                raise TimeoutError(f"timed out after {timeout} s")
+            return 5
+
+        def done(self):
+            return True
+
+    assert _Cluster._result(None, Late()) == 5
 
 
 def test_an_address_where_nobody_answers(monkeypatch):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -191,6 +192,31 @@ def test_temporaries_of_the_folder_itself_are_removed(tmp_path):
         files.write_bytes(path, b"x")
     files.remove_temporaries(tmp_path)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes are not looked for elsewhere")
+def test_leftovers_go_unless_somebody_may_be_writing_them(tmp_path):
+    own = files.temporary_name(tmp_path / "own")
+    elsewhere, forgotten = (tmp_path / f"{files.TEMP_PREFIX}{number}@another-file" for number in (1, 2))
+    gone, old_name = files.temporary_name(tmp_path / "gone"), tmp_path / f"{files.TEMP_PREFIX}99999999-file"
+    gone = gone.with_name(gone.name.replace(f"{os.getpid()}@", "99999999@"))
+    whole = tmp_path / "file"
+    for path in (own, elsewhere, forgotten, gone, old_name, whole):
+        path.write_bytes(b"x")
+    two_hours_ago = time.time() - 7200
+    os.utime(forgotten, (two_hours_ago, two_hours_ago))
+    files.remove_leftovers(tmp_path, {"nothing"})
+    assert len(list(tmp_path.iterdir())) == 6
+    files.remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([own, elsewhere, whole])
+
+
+def test_processes_of_two_machines_write_under_names_of_their_own(tmp_path, monkeypatch):
+    here = files.temporary_name(tmp_path / "file")
+    monkeypatch.setattr("cxu.files._MACHINE", "other1")
+    assert files.temporary_name(tmp_path / "file") != here
+    assert here.name.startswith(files.TEMP_PREFIX)
+    assert here.parent == tmp_path
 
 
 # -- hashes

@@ -10,7 +10,7 @@ import webdataset
 from pycocotools import mask as coco
 
 from builders import plain_decode_rle
-from cxu import files
+from cxu import files, maskfiles
 from cxu.anatomy import ORGAN_NAMES, RIGHT_LUNG
 from cxu.maskfiles import RLE_SCHEMA, encode_row, open_writer, part_path, row_suffixes
 from cxu.masks import MaskOptions, Placement, RowShape, draw_organs, merge_labels
@@ -134,6 +134,16 @@ def test_rle_is_in_both_dialects_and_null_where_unusable(tmp_path):
         np.testing.assert_array_equal(plain_decode_rle(line["rle"], (10, 12)), plane)
         decoded = coco.decode({"size": [10, 12], "counts": line["rle_coco"].encode()})
         np.testing.assert_array_equal(decoded, plane)
+
+
+def test_rle_does_not_depend_on_how_many_masks_become_text_together(tmp_path, monkeypatch):
+    rows = [(str(number), (ALL_USABLE, NO_LEFT_LUNG, NONE_USABLE)[number % 3]) for number in range(7)]
+    for together in (1, 4, 192):
+        monkeypatch.setattr(maskfiles, "_MASKS_TOGETHER", together)
+        write(tmp_path / str(together), options("rle"), rows)
+    assert tree(tmp_path / "1") == tree(tmp_path / "4") == tree(tmp_path / "192")
+    lines = pq.read_table(tmp_path / "1/masks/part-00000.parquet").to_pylist()
+    assert [line["image_id"] for line in lines[::3]] == list("0123456")
 
 
 # --- tar -------------------------------------------------------------------------------------------------------------

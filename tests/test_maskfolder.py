@@ -6,6 +6,7 @@ import os
 import pyarrow as pa
 import pytest
 
+from cxu import files
 from cxu.errors import OutputExistsError
 from cxu.maskfolder import INDEX_SCHEMA, BlockFacts, MaskFolder, difference
 from mask_helpers import tree
@@ -71,6 +72,28 @@ def test_the_same_command_comes_back_to_its_folder(folder):
     before = tree(folder.out)
     folder.claim(RECORD, [], overwrite=False)
     assert tree(folder.out) == before
+
+
+def test_jobs_of_an_array_may_claim_a_folder_at_the_same_time(tmp_path, monkeypatch):
+    looks = {"occupied": MaskFolder._holds_anything, "record": files.read_record}
+    begun = []
+
+    def looking(name, argument):
+        """Look, and the first time let another job claim the folder and begin right after the look."""
+        found = looks[name](argument)
+        if not begun:
+            begun.append(name)
+            other = MaskFolder(tmp_path)
+            other.claim(RECORD, [], overwrite=False)
+            other.begin("part-00001", ["mine/9.png"])
+            write(other, "mine/9.png")
+        return found
+
+    monkeypatch.setattr(MaskFolder, "_holds_anything", lambda self: looking("occupied", self))
+    monkeypatch.setattr("cxu.files.read_record", lambda out: looking("record", out))
+    MaskFolder(tmp_path).claim(RECORD, [], overwrite=False)
+    assert begun
+    assert list(tree(tmp_path)) == [".cxu/part-00001.json", "cxu.json", "mine/9.png"]
 
 
 def test_another_command_is_refused_with_the_difference(folder):
@@ -197,6 +220,14 @@ def test_the_index_is_all_lines_in_order_and_counts_them(folder):
     )
     paths = pa.parquet.read_table(folder.out / "index.parquet")["path"].to_pylist()
     assert paths == ["mine/9!.png", "mine/a/1.png", "mine/2.png", None]
+
+
+def test_blocks_are_counted_without_an_index(folder):
+    folder.finish("part-00001", lines(None), BlockFacts(1, failures=2, assumed=1, part="masks/part-00001.tar"))
+    contents = folder.count(["part-00000", "part-00001"])
+    assert (contents.rows, contents.failures, contents.assumed, contents.files, contents.n_bytes) == (4, 2, 1, 3, 22)
+    assert folder.lines_path("part-00001").is_file()
+    assert not folder.lines_path("part-00002").is_file()
 
 
 # --- what is taken away ----------------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cxu import raster
-from cxu.png import LABEL_VALUES, encode_label_png
+from cxu.frame import Box
+from cxu.png import LABEL_VALUES, encode_label_png, encode_label_window
+from cxu.window import Window
 from mask_helpers import read_png
 
 
@@ -78,6 +80,16 @@ def test_a_view_is_fine():
     labels = np.zeros((30, 40), np.uint8)
     labels[5:20, 3:30] = 2
     np.testing.assert_array_equal(read_png(encode_label_png(labels[::2, ::-1])), labels[::2, ::-1])
+
+
+@given(
+    labels=hnp.arrays(np.uint8, (9, 11), elements=st.sampled_from(LABEL_VALUES)),
+    edges=st.tuples(*[st.integers(0, 11)] * 4),
+)
+def test_a_window_gives_the_bytes_of_its_image(labels, edges):
+    window = Window.blank(Box(*edges), labels.shape)
+    window.pixels[:] = labels[: window.pixels.shape[0], : window.pixels.shape[1]]
+    assert encode_label_window(window) == check(window.image())
 
 
 def test_a_value_that_is_no_label_is_our_own_mistake():

@@ -15,6 +15,7 @@ from cxu.predict_folder import PredictFolder, _hash, check_paths, stamp_of
 from cxu.predict_plan import PlannedImage
 
 LOCAL = source_or_custom("local")
+COUNTER = itertools.count()
 
 
 def record(**made_with):
@@ -43,8 +44,10 @@ def rows_for(*planned, **columns):
     return make_rows(len(ids), source="local", image_id=ids, file_sha256=hashes, **columns)
 
 
-def add(folder, *planned):
-    folder.add(rows_for(*planned), [stamp_of(image.file) for image in planned])
+def add(folder, *planned, positions=None, group=""):
+    """Write a part; images stand in the plan in the order in which they are added, unless told otherwise."""
+    stamps = [stamp_of(image.file) for image in planned]
+    return folder.add(rows_for(*planned), stamps, positions or [next(COUNTER) for _ in planned], group)
 
 
 def ids_in(folder):
@@ -77,6 +80,106 @@ def test_an_interrupted_run_continues_to_the_same_bytes(tmp_path):
     add(again, c)
     again.join()
     assert again.path.read_bytes() == whole.path.read_bytes()
+
+
+def key_of(image):
+    return image.source.name, image.image_id
+
+
+def test_rows_stand_as_planned_whoever_wrote_them_and_when(tmp_path):
+    planned = images(tmp_path, *(f"{number}.png" for number in range(8)))
+    whole = claimed(tmp_path / "whole")
+    add(whole, *planned)
+    whole.join()
+    folder = claimed(tmp_path / "out")
+    for places in ([3, 1], [0], [7, 4, 5], [2, 6]):
+        add(folder, *(planned[place] for place in places))
+    assert folder.waiting() == {key_of(image) for image in planned}
+    assert folder.join(map(key_of, planned)) == 8
+    assert folder.path.read_bytes() == whole.path.read_bytes()
+    assert folder.waiting() == set()
+
+
+def test_rows_of_another_plan_stand_first_and_in_its_order(tmp_path):
+    planned = images(tmp_path, *(f"{number}.png" for number in range(6)))
+    folder = claimed(tmp_path / "out")
+    add(folder, planned[5], planned[4], positions=[2, 0])
+    add(folder, planned[3], positions=[1])  # and is killed here
+    add(folder, planned[2], planned[0])
+    folder.join([key_of(planned[0]), key_of(planned[1]), key_of(planned[2])])
+    assert ids_in(folder) == ["4.png", "3.png", "5.png", "0.png", "2.png"]
+
+
+def test_a_join_reads_few_parts_at_a_time_and_rows_that_alternate_come_right(tmp_path, monkeypatch):
+    monkeypatch.setattr("cxu.predict_folder._OPEN_PARTS", 1)
+    monkeypatch.setattr("cxu.predict_folder._GROUP_ROWS", 3)
+    planned = images(tmp_path, *(f"{number}.png" for number in range(9)))
+    folder = claimed(tmp_path / "out")
+    for start in range(3):
+        add(folder, *planned[start::3])
+    folder.join(map(key_of, planned))
+    assert ids_in(folder) == [image.image_id for image in planned]
+    assert [shard.rows for shard in store.open_table(folder.path).shards()] == [3, 3, 3]
+
+
+def test_an_image_that_two_workers_did_has_one_row(tmp_path):
+    a, b, c = images(tmp_path, "a.png", "b.png", "c.png")
+    folder = claimed(tmp_path / "out")
+    add(folder, a, b)
+    folder.join()
+    again = claimed(tmp_path / "out")
+    add(again, b, c, group="x")  # of a job that began before the table was there
+    add(again, c, group="y")
+    assert [again.keys_of_group(name) for name in "xyz"] == [{key_of(b), key_of(c)}, {key_of(c)}, set()]
+    assert again.join() == 3
+    assert ids_in(again) == ["a.png", "b.png", "c.png"]
+
+
+def test_a_part_that_is_joined_in_part_stays(tmp_path):
+    a, b = images(tmp_path, "a.png", "b.png")
+    folder = claimed(tmp_path / "out")
+    add(folder, a)
+    folder.join()
+    add(folder, a, b)
+    again = claimed(tmp_path / "out")
+    assert again.state(b) == "done"
+    assert again.join() == 2
+
+
+def test_the_same_images_have_the_same_part_and_others_another(tmp_path):
+    a, b = images(tmp_path, "a.png", "b.png")
+    folder = claimed(tmp_path / "out")
+    first = add(folder, a, b, group="g")
+    assert add(folder, a, b, group="g") == first
+    assert len({first, add(folder, a, group="g"), add(folder, a, b, group="h")}) == 3
+
+
+def test_jobs_note_what_they_reject(tmp_path):
+    folder = claimed(tmp_path / "out")
+    folder.note_rejected("1-of-2", [("/a.png", (3, 4), "empty")])
+    folder.note_rejected("2-of-2", [("/b.png", (5, 6), "torn"), ("/c.png", (7, 8), "grey")])
+    assert folder.rejected() == {
+        "/a.png": ((3, 4), "empty"),
+        "/b.png": ((5, 6), "torn"),
+        "/c.png": ((7, 8), "grey"),
+    }
+    folder.note_rejected("2-of-2", [])
+    (tmp_path / "out/.cxu/rejected-3-of-3.json").write_text("[")
+    assert claimed(tmp_path / "out").rejected() == {"/a.png": ((3, 4), "empty")}
+    folder.forget_rejected()
+    assert folder.rejected() == {}
+    assert not list((tmp_path / "out/.cxu").glob("rejected*"))
+    folder.note_rejected("1-of-2", [("/a.png", (3, 4), "empty")])
+    assert claimed(tmp_path / "out", overwrite=True).rejected() == {}
+
+
+def test_what_a_job_elsewhere_is_writing_stays(tmp_path):
+    claimed(tmp_path / "out")
+    (tmp_path / "out/.cxu").mkdir()
+    under_way = tmp_path / "out/.cxu/.cxu-tmp-17@abcdef-part-x.parquet"
+    under_way.write_bytes(b"half")
+    claimed(tmp_path / "out")
+    assert under_way.exists()
 
 
 def test_killed_between_the_table_and_the_removal_of_its_parts(tmp_path):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
@@ -11,6 +11,8 @@ from scipy.stats import norm
 from builders import chest
 from cxu import anatomy, raster
 from cxu.errors import CxuError
+from cxu.frame import Box
+from cxu.window import Window
 
 
 def drawn(text):
@@ -100,6 +102,29 @@ def test_fill_takes_float32_landmarks_of_every_organ():
         mask = raster.fill_polygon(chest()[organ.nodes], (1024, 1024))
         # an ellipse of these radii, and half a pixel of border all around
         assert 0.95 < mask.sum() / (np.pi * (45_000 if organ.name != "heart" else 19_200)) < 1.05
+
+
+coordinates = st.integers(-30, 50) | st.integers(-300_000, 300_000)
+
+
+@given(
+    vertices=hnp.arrays(np.int32, st.tuples(st.integers(0, 7), st.just(2)), elements=coordinates),
+    shape_hw=hnp.array_shapes(min_dims=2, max_dims=2, max_side=30),
+    margins=st.tuples(*[st.integers(0, 40)] * 4),
+)
+@settings(max_examples=400)
+def test_a_polygon_drawn_into_a_window_is_that_of_the_whole_mask(vertices, shape_hw, margins):
+    box = raster.box_around(vertices)
+    left, top, right, bottom = margins
+    for wider in (box, Box(box.left - left, box.top - top, box.right + right, box.bottom + bottom)):
+        window = Window.blank(wider, shape_hw)
+        raster.paint_vertices(window, vertices, 7)
+        np.testing.assert_array_equal(window.image(), 7 * raster.fill_polygon(vertices, shape_hw))
+
+
+def test_the_box_around_a_polygon_holds_its_border():
+    assert raster.box_around(raster.to_vertices(square(0.5, -0.6, 1.5, 2.4))) == Box(0, -1, 3, 3)
+    assert raster.box_around(np.zeros((0, 2), np.int32)) == Box(0, 0, 0, 0)
 
 
 @pytest.fixture

@@ -199,6 +199,18 @@ def test_index_of_the_three_rows(by_hand, tmp_path, policy, ratio):
     assert list(lines[0]) == ["source", "image_id", "organ", "path", "usable", "area_ratio", "crosses_itself"]
 
 
+def test_index_and_report_say_which_contours_cross_themselves(tmp_path):
+    landmarks = np.stack([tiny_chest()] * 3)
+    landmarks[1, [14, 28]] = landmarks[1, [28, 14]]  # of the right lung
+    landmarks[2, [60, 75]] = landmarks[2, [75, 60]]  # of the left lung
+    usable = np.array([[True, True, True], [True, True, True], [True, False, True]])
+    stored = store_rows(tmp_path / "t.parquet", tiny_rows(3, landmarks_xy=landmarks, usable=usable))
+    report = draw(stored, tmp_path / "out", "full")
+    crossing = [(line["image_id"], line["organ"]) for line in index_of(tmp_path / "out") if line["crosses_itself"]]
+    assert crossing == [("image0001", "right_lung")]  # an unusable organ is not said to
+    assert report.crossing == {"right_lung": 1, "left_lung": 0, "heart": 0}
+
+
 def test_index_has_no_path_where_an_organ_is_drawn_nowhere(by_hand, tmp_path):
     for format_, expected in {
         "organs": "chestxray8/corner.{}.png",

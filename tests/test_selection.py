@@ -1,6 +1,7 @@
 """Filtering tables: a table worked out by hand, mixed models, labels, the file that is written."""
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from cxu.anatomy import HEART, LEFT_LUNG, N_NODES, ORGAN_NAMES, RIGHT_LUNG
 from cxu.catalog import SOURCES
 from cxu.cli._tables import describe_thresholds
 from cxu.criteria import Criteria, criteria_like
-from cxu.errors import DuplicateIdError, OutputExistsError, UsageError
+from cxu.errors import DuplicateIdError, FormatError, OutputExistsError, UsageError
 from cxu.flow import FilterReport, LevelCount, Step, flow_facts
 from cxu.labels import IdList, Labels, parse_condition
 from cxu.selection import excluded_path, filter_rows, filter_tables
@@ -822,17 +823,90 @@ def test_a_selection_may_replace_itself(saved, rows_of_two, tmp_path):
     assert store.open_table(out).rows == report.rows_out == 8
 
 
-def test_rows_are_read_by_column(saved, rows_of_two, tmp_path, monkeypatch):
-    read = []
-    of_shard = store.Shard.read
+@pytest.fixture
+def read(monkeypatch):
+    """Return a list to which the columns of every read of a shard are added."""
+    read, of_shard = [], store.Shard.read
     monkeypatch.setattr(
         store.Shard, "read", lambda shard, columns=None: read.append(columns) or of_shard(shard, columns)
     )
-    filter_tables([saved(rows_of_two)], asking("5", where=("rca_mean>0.5",)), tmp_path / "s.parquet")
-    first, second = read
-    assert "landmarks_xy" not in first
-    assert first.count("rca_mean") == 1
-    assert not {name for name in second if name.startswith("rle_")}
+    return read
+
+
+def test_rows_are_read_by_column(saved, rows_of_two, tmp_path, read):
+    filter_tables([saved(rows_of_two)], asking("5", where=("rca_mean>0.5",)), tmp_path / "s.parquet", workers=1)
+    scalars, sigma, told, others = read
+    assert "sigma_model_px" not in scalars
+    assert scalars.count("rca_mean") == 1
+    assert sigma == ["sigma_model_px"]
+    assert "sigma_model_px" in told
+    assert "landmarks_xy" in others
+    # nothing that the selection copies is read twice
+    assert not set(told) & set(others)
+    assert not {name for columns in read for name in columns if name.startswith("rle_")}
+
+
+def test_lists_are_read_only_where_a_row_is_left(saved, rows_of_two, tmp_path, read):
+    filter_tables([saved(rows_of_two)], asking("5", where=("view=LL",)), tmp_path / "s.parquet", workers=1)
+    assert not {"sigma_model_px", "sigma_xy", "landmarks_xy"} & {name for columns in read for name in columns}
+    read.clear()
+    filter_tables([saved(rows_of_two)], asking("0"), tmp_path / "s.parquet", workers=1)
+    assert "landmarks_xy" not in {name for columns in read for name in columns}
+
+
+@pytest.mark.parametrize("shard_rows", [3, 1000])
+def test_any_number_of_workers_gives_the_same_bytes(saved, rows_of_two, tmp_path, write, monkeypatch, shard_rows):
+    monkeypatch.setattr(store, "SHARD_ROWS", shard_rows)
+    lines = "".join(f"image{row:04d},{row},{'MF'[row % 2]}\n" for row in range(9))
+    labels = write("labels.csv", f"dicom_id,Age,Sex\n{lines}")
+    stored, content, reports = saved(rows_of_two), [], []
+    for workers in (1, 2, 5):
+        folder = tmp_path / str(workers)
+        criteria = asking(
+            "p70", min_rca=0.5, labels=(Labels(labels, SOURCES["mimic"]),), ids=IdList(write("ids.txt", IDS))
+        )
+        reports.append(filter_tables([stored], criteria, folder / "s.parquet", workers=workers))
+        content.append([path.read_bytes() for path in sorted(folder.iterdir())])
+    assert content[0] == content[1] == content[2]
+    assert reports[0] == reports[1] == reports[2]
+    assert 0 < reports[0].rows_out < 20
+
+
+IDS = "".join(f"image{row:04d}\n" for row in range(20)) + "none\n"
+
+
+def test_an_interrupted_filter_leaves_no_thread_and_the_old_selection(saved, rows_of_two, tmp_path, monkeypatch):
+    out = tmp_path / "selections" / "latest.parquet"
+    monkeypatch.setattr(store, "SHARD_ROWS", 2)
+    stored = saved(rows_of_two)
+    filter_tables([stored], asking("5"), out)
+    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    threads = set(threading.enumerate())
+
+    def interrupt(rows_done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        filter_tables([stored], asking("3"), out, workers=3, progress=interrupt)
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+    assert set(threading.enumerate()) == threads
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_goes_wrong_in_a_shard_comes_through_and_nothing_is_written(saved, rows_of_two, tmp_path, workers):
+    inputs = [saved(rows_of_two.slice(3 * part, 3), f"part{part}") for part in range(7)]
+    broken = inputs[4].paths[0]
+    content = bytearray(broken.read_bytes())
+    content[4:2000] = bytes(1996)
+    broken.write_bytes(content)
+    with pytest.raises((FormatError, OSError)):
+        filter_tables(inputs, asking("5"), tmp_path / "new" / "s.parquet", workers=workers)
+    assert not (tmp_path / "new").exists()
+
+
+def test_workers_are_one_or_more(saved, tmp_path):
+    with pytest.raises(UsageError, match="--workers 0: expected 1 or more"):
+        filter_tables([saved(random_rows(3))], asking("5"), tmp_path / "s.parquet", workers=0)
 
 
 def test_only_a_list_of_excluded_rows_is_replaced(saved, rows_of_two, tmp_path):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from builders import make_rows
-from cxu import files, store, table
+from cxu import engine, files, store, table
 from cxu.errors import FormatError, MissingInputError, UsageError
 
 
@@ -408,6 +408,46 @@ def test_a_table_written_in_pieces_is_whole_or_not_there(tmp_path):
 
 
 # -- runs
+
+
+def numbered(n_rows):
+    return make_rows(n_rows, sigma_xy=np.arange(240 * n_rows, dtype=np.float32).reshape(n_rows, 240))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_shards_that_threads_encode_are_the_bytes_of_a_table_written_in_one_go(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(store, "SHARD_ROWS", 4)
+    rows = numbered(18)
+    with store.table_writer(tmp_path / "plain.parquet", rows.schema) as writer:
+        writer.write(rows)
+        writer.add_facts({"kept": 18})
+    with (
+        engine.Threads(workers) as pool,
+        store.table_joiner(tmp_path / "joined.parquet", rows.schema, pool) as joiner,
+    ):
+        joiner.write_shards(rows.slice(at, 4) for at in range(0, 18, 4))
+        joiner.add_facts({"kept": 18})
+    assert (tmp_path / "joined.parquet").read_bytes() == (tmp_path / "plain.parquet").read_bytes()
+    joined = store.open_table(tmp_path / "joined.parquet")
+    assert joined.facts["kept"] == 18
+    assert [shard.rows for shard in joined.shards()] == [4, 4, 4, 4, 2]
+    assert joined.shards()[3].read().equals(rows.slice(12, 4))
+    assert joined.read().equals(rows)
+
+
+def test_a_joined_table_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "t.parquet"
+    with (  # noqa: PT012
+        pytest.raises(KeyboardInterrupt),
+        engine.open_pool() as pool,
+        store.table_joiner(path, make_rows(0).schema, pool) as joiner,
+    ):
+        joiner.write_shards([make_rows(3)])
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with engine.open_pool() as pool, store.table_joiner(path, make_rows(0).schema, pool):
+        pass
+    assert store.open_table(path).read().equals(make_rows(0))
 
 
 def test_runs_are_recorded_one_file_each(home):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cxu.anatomy import HEART, LEFT_LUNG, N_NODES, ORGAN_NAMES, ORGANS, RIGHT_LUNG
+from cxu.contour import longest_gap
 from cxu.errors import UsageError
 from cxu.thresholds import (
     Limit,
@@ -19,11 +20,23 @@ from cxu.thresholds import (
     limits_for,
     parse_max_std,
     parse_organs,
+    percentiles_asked,
     resolve_limits,
     usable_organs,
 )
 
 PX = {"right_lung": 5.0, "left_lung": 5.0, "heart": 8.0}
+
+
+def resolved(max_std, sigma, **options):
+    """Return the limits in px for one source and model with these node uncertainties [n, 120]."""
+    thresholds = Thresholds(max_std=parse_max_std(max_std), **options)
+    found = {}
+    for percent, organs in percentiles_asked(thresholds):
+        nodes = np.concatenate([np.arange(organ.first, organ.stop) for organ in ORGANS if organ.name in organs])
+        found[percent, organs] = float(np.quantile(sigma[:, nodes], [percent / 100])[0])
+    (limits,) = resolve_limits(thresholds, {("mimic", "m"): found})
+    return limits
 
 
 def flat(limits):
@@ -220,10 +233,39 @@ def test_a_higher_limit_keeps_what_a_lower_one_does(sigma, one, other):
     assert (has_usable(usable_organs(high)) | ~has_usable(usable_organs(low))).all()
 
 
+def plain_usable(confident, min_confident, max_gap):
+    """Return which organs are usable as the definition reads."""
+    rings = [confident[:, organ.nodes] for organ in ORGANS]
+    return np.stack([(ring.mean(axis=1) >= min_confident) & (longest_gap(ring) <= max_gap) for ring in rings], axis=1)
+
+
+@given(
+    hnp.arrays(np.bool_, st.tuples(st.integers(0, 4), st.just(N_NODES))),
+    st.sampled_from([0.0, 0.3, 0.5, 25 / 44, 13 / 26, 1.0]),
+    st.integers(0, 60),
+)
+def test_organs_are_usable_as_the_definition_reads(confident, min_confident, max_gap):
+    found = usable_organs(confident, min_confident=min_confident, max_gap=max_gap)
+    np.testing.assert_array_equal(found, plain_usable(confident, min_confident, max_gap))
+
+
+@pytest.mark.parametrize("max_gap", [0, 1, 2, 3, 4, 5, 25, 26, 43, 44, 49, 50])
+def test_gaps_of_any_length_anywhere_on_the_ring_are_seen(max_gap):
+    confident = []
+    for organ in ORGANS:
+        for length in {0, max_gap, max_gap + 1, organ.n_nodes}:
+            for start in range(organ.n_nodes):
+                nodes = np.ones(N_NODES, bool)
+                nodes[organ.first + (start + np.arange(min(length, organ.n_nodes))) % organ.n_nodes] = False
+                confident.append(nodes)
+    confident = np.array(confident)
+    found = usable_organs(confident, min_confident=0, max_gap=max_gap)
+    np.testing.assert_array_equal(found, plain_usable(confident, 0, max_gap))
+
+
 @given(sigmas, st.floats(0, 100))
 def test_a_percentile_keeps_its_share_of_the_nodes(sigma, percentile):
-    thresholds = Thresholds(max_std=parse_max_std(f"p{percentile:.4f}"))
-    (limits,) = resolve_limits(thresholds, {("mimic", "m"): sigma})
+    limits = resolved(f"p{percentile:.4f}", sigma)
     share = confident_nodes(sigma, limits.by_node()).mean()
     assert share >= float(f"{percentile:.4f}") / 100 - 1 / sigma.size
 
@@ -241,40 +283,50 @@ LUNGS = slice(0, 94)
 
 
 def test_one_percentile_is_taken_over_all_organs_together(sigma):
-    (limits,) = resolve_limits(Thresholds(max_std=parse_max_std("p80")), {("mimic", "m"): sigma})
+    limits = resolved("p80", sigma)
     assert limits.px == dict.fromkeys(ORGAN_NAMES, percentile_of(sigma, slice(None), 80))
 
 
 def test_organs_named_apart_have_percentiles_of_their_own(sigma):
-    (limits,) = resolve_limits(Thresholds(max_std=parse_max_std("heart=p80,lungs=p80")), {("mimic", "m"): sigma})
+    limits = resolved("heart=p80,lungs=p80", sigma)
     assert limits.px["right_lung"] == limits.px["left_lung"] == percentile_of(sigma, LUNGS, 80)
     assert limits.px["heart"] == percentile_of(sigma, HEART.nodes, 80)
 
 
 def test_a_percentile_beside_px_and_an_organ_without_limit(sigma):
-    (limits,) = resolve_limits(Thresholds(max_std=parse_max_std("heart=p80,left_lung=5")), {("mimic", "m"): sigma})
+    limits = resolved("heart=p80,left_lung=5", sigma)
     assert limits.px == {"right_lung": None, "left_lung": 5.0, "heart": percentile_of(sigma, HEART.nodes, 80)}
 
 
 def test_only_deciding_organs_share_a_percentile(sigma):
-    thresholds = Thresholds(max_std=parse_max_std("p80"), organs=("left_lung", "heart"))
-    (limits,) = resolve_limits(thresholds, {("mimic", "m"): sigma})
+    limits = resolved("p80", sigma, organs=("left_lung", "heart"))
     assert limits.px["left_lung"] == limits.px["heart"] == percentile_of(sigma, slice(44, 120), 80)
     assert limits.px["right_lung"] == percentile_of(sigma, RIGHT_LUNG.nodes, 80)
 
 
-def test_percentiles_are_per_source_and_model_and_leave_the_sigmas_alone(sigma):
-    before = sigma.copy()
-    groups = {("mimic", "m"): sigma[:30], ("vindr", "m"): sigma[30:], ("vindr", "n"): 2 * sigma}
-    limits = resolve_limits(Thresholds(max_std=parse_max_std("p50")), groups)
-    assert [(one.source, one.model_id) for one in limits] == list(groups)
-    for one, pool in zip(limits, groups.values(), strict=True):
-        assert one.px["heart"] == percentile_of(pool, slice(None), 50)
-    np.testing.assert_array_equal(sigma, before)
+def test_every_source_and_model_has_limits_of_its_own():
+    thresholds = Thresholds(max_std=parse_max_std("heart=p50,lungs=4"))
+    (asked,) = percentiles_asked(thresholds)
+    assert asked == (50.0, ("heart",))
+    found = {("mimic", "m"): {asked: 2.5}, ("vindr", "m"): {asked: 3.5}, ("vindr", "n"): {asked: 0.0}}
+    limits = resolve_limits(thresholds, found)
+    assert [(one.source, one.model_id, one.px["heart"], one.px["left_lung"]) for one in limits] == [
+        ("mimic", "m", 2.5, 4.0),
+        ("vindr", "m", 3.5, 4.0),
+        ("vindr", "n", 0.0, 4.0),
+    ]
+
+
+def test_what_is_asked_twice_is_computed_once():
+    both = parse_max_std("heart=p80,lungs=p80")
+    assert percentiles_asked(Thresholds(max_std=both)) == [(80.0, ("heart",)), (80.0, ("right_lung", "left_lung"))]
+    assert percentiles_asked(Thresholds(max_std=parse_max_std("p80"))) == [(80.0, ORGAN_NAMES)]
+    assert percentiles_asked(Thresholds(max_std=parse_max_std("5"))) == []
+    assert percentiles_asked(Thresholds()) == []
 
 
 def test_the_hundredth_percentile_keeps_every_node(sigma):
-    (limits,) = resolve_limits(Thresholds(max_std=parse_max_std("p100")), {("mimic", "m"): sigma})
+    limits = resolved("p100", sigma)
     assert confident_nodes(sigma, limits.by_node()).all()
 
 

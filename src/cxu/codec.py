@@ -13,6 +13,7 @@ Source: the published tables (``docs/format.md``); the COCO annotation format.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,6 @@ FloatArray = npt.NDArray[np.float32]
 _SEPARATORS = r"[\[\](){},; \t\r\n\f\v]+"
 _NEEDS_SPLITTING = r"[^0-9,.\-]|,,"
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
-_COCO_GROUPS = 7  # five bits each: enough for counts below 2**34
 
 
 def _run_edges(flat: npt.NDArray[np.uint8]) -> Counts:
@@ -50,11 +50,46 @@ def encode_rle(mask: Mask) -> str:
     >>> encode_rle(np.array([[0, 1, 1], [1, 0, 0]], np.uint8))
     '2 3'
     """
-    edges = _run_edges(mask.ravel())
-    starts, stops = edges[::2], edges[1::2]
+    return " ".join(map(str, _published_runs(_run_edges(mask.ravel())).tolist()))
+
+
+def format_rle(masks: Sequence[Counts | None]) -> pa.Array:
+    """Return the published RLE of many masks as an array of large strings, null where there is none.
+
+    Parameters
+    ----------
+    masks
+        For each the places at which foreground begins and ends in turn, row by row, counted from 0: int64 [2 R].
+
+    Examples
+    --------
+    >>> format_rle([np.array([1, 4]), None]).to_pylist()
+    ['2 3', None]
+    """
+    edges, ends = _concatenated(masks)
+    # every mask has a stop for each start, so starts stand at even places of the whole too
+    numbers = pa.array(_published_runs(edges)).cast(pa.string())
+    texts = pc.binary_join(pa.ListArray.from_arrays(pa.array(ends, pa.int32()), numbers), " ")
+    return _with_nulls(texts.cast(pa.large_string()), masks)
+
+
+def _published_runs(edges: Counts) -> Counts:
+    """Return starts, from 1, and lengths in turn."""
     runs = np.empty(edges.size, np.int64)
-    runs[::2], runs[1::2] = starts + 1, stops - starts
-    return " ".join(map(str, runs.tolist()))
+    runs[::2], runs[1::2] = edges[::2] + 1, edges[1::2] - edges[::2]
+    return runs
+
+
+def _concatenated(parts: Sequence[Counts | None]) -> tuple[Counts, Counts]:
+    """Return the numbers of all parts, and where each part ends among them, from 0 on."""
+    ends = np.cumsum([0, *(0 if part is None else part.size for part in parts)])
+    return np.concatenate([np.empty(0, np.int64), *(part for part in parts if part is not None)]), ends
+
+
+def _with_nulls(texts: pa.Array, parts: Sequence[Counts | None]) -> pa.Array:
+    """Return texts with null for each part that is None."""
+    missing = pa.array([part is None for part in parts], pa.bool_())
+    return pc.if_else(missing, pa.scalar(None, texts.type), texts)
 
 
 def decode_rle(text: str, shape_hw: tuple[int, int]) -> Mask:
@@ -106,10 +141,25 @@ def encode_coco_counts(mask: Mask) -> Counts:
     >>> encode_coco_counts(np.array([[0, 1, 1], [1, 0, 0]], np.uint8)).tolist()
     [1, 2, 1, 1, 1]
     """
-    edges = _run_edges(mask.ravel(order="F"))
-    if edges.size and edges[-1] == mask.size:
+    return coco_counts(_run_edges(mask.ravel(order="F")), mask.size)
+
+
+def coco_counts(edges: Counts, n_pixels: int) -> Counts:
+    """Return COCO's uncompressed counts int64 of a mask of ``n_pixels``.
+
+    ``edges`` int64 [2 R] are the places at which foreground begins and ends in turn, column by column, from 0.
+
+    Examples
+    --------
+    >>> coco_counts(np.array([1, 3, 4, 5]), 6).tolist()
+    [1, 2, 1, 1, 1]
+    """
+    if edges.size and edges[-1] == n_pixels:
         edges = edges[:-1]
-    return np.diff(np.concatenate([[0], edges, [mask.size]])).astype(np.int64)
+    counts = np.empty(edges.size + 1, np.int64)
+    counts[:-1], counts[-1] = edges, n_pixels
+    counts[1:] -= edges
+    return counts
 
 
 def decode_coco_counts(counts: Counts, shape_hw: tuple[int, int]) -> Mask:
@@ -135,15 +185,47 @@ def compress_coco_counts(counts: Counts) -> str:
     >>> compress_coco_counts(np.array([1, 2, 1, 1, 1]))
     '121O0'
     """
-    values = counts.astype(np.int64)
-    values[3:] -= counts[1:-2]
-    shifts = 5 * np.arange(_COCO_GROUPS)
-    groups = (values[:, None] >> shifts) & 31
-    rest = values[:, None] >> (shifts + 5)
-    more = rest != np.where(groups & 16, -1, 0)
-    emitted = np.cumprod(np.column_stack([np.ones(len(values), bool), more[:, :-1]]), axis=1).astype(bool)
-    characters = (groups + 32 * more + 48).astype(np.uint8)
-    return characters[emitted].tobytes().decode("ascii")
+    text: str = format_coco([counts])[0].as_py()
+    return text
+
+
+def format_coco(masks: Sequence[Counts | None]) -> pa.Array:
+    """Return COCO's compressed text of the uncompressed counts of many masks; large strings, null where there are none.
+
+    Examples
+    --------
+    >>> format_coco([np.array([1, 2, 1, 1, 1]), np.array([6]), None]).to_pylist()
+    ['121O0', '6', None]
+    """
+    counts, ends = _concatenated(masks)
+    values = counts.copy()
+    values[2:] -= counts[:-2]
+    # the first three of each mask stand for themselves
+    begins, sizes = ends[:-1, None], np.diff(ends)[:, None]
+    first = (begins + np.arange(3))[np.arange(3) < sizes]
+    values[first] = counts[first]
+    characters, widths = _base_32(values)
+    offsets = np.concatenate([[0], np.cumsum(widths)])[ends]
+    texts = pa.LargeStringArray.from_buffers(len(masks), pa.py_buffer(offsets), pa.py_buffer(characters))
+    return _with_nulls(texts, masks)
+
+
+def _base_32(values: Counts) -> tuple[Mask, Counts]:
+    """Return the characters uint8 of whole numbers, five bits each from the lowest on, and how many each takes."""
+    levels = []
+    sizes = np.ones(len(values), np.int64)
+    which, rest = np.arange(len(values)), values
+    while which.size:
+        # the sign is the highest of the five bits of the last character
+        more = (rest + 16) >> 5 != 0
+        levels.append((which, ((rest & 31) + 32 * more + 48).astype(np.uint8)))
+        which, rest = which[more], rest[more] >> 5
+        sizes[which] += 1
+    begins = np.cumsum(sizes) - sizes
+    characters = np.empty(int(sizes.sum()), np.uint8)
+    for level, (which, found) in enumerate(levels):
+        characters[begins[which] + level] = found
+    return characters, sizes
 
 
 def expand_coco_text(text: str) -> Counts:

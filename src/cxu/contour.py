@@ -91,7 +91,10 @@ def crosses_itself(contours_xy: list[FloatArray]) -> BoolArray:
     A contour with fewer than three nodes encloses nothing and counts as not crossing.
     """
     crossing = np.zeros(len(contours_xy), np.bool_)
-    for index, contour in enumerate(contours_xy):
-        if len(contour) >= MIN_POLYGON_NODES:
-            crossing[index] = not shapely.is_valid(shapely.Polygon(contour))
+    closed = [index for index, contour in enumerate(contours_xy) if len(contour) >= MIN_POLYGON_NODES]
+    if closed:
+        points = np.concatenate([contours_xy[index] for index in closed])
+        ring_of = np.repeat(np.arange(len(closed)), [len(contours_xy[index]) for index in closed])
+        rings = shapely.linearrings(points, indices=ring_of)
+        crossing[closed] = ~shapely.is_valid(shapely.polygons(rings))
     return crossing

@@ -128,24 +128,26 @@ def first_failures(rows: pa.Table, steps: Sequence[RowStep]) -> npt.NDArray[np.i
     Each test sees only the rows that passed those before it.
     """
     failed_at = np.full(len(rows), len(steps))
-    alive = np.arange(len(rows))
+    alive, passed = np.arange(len(rows)), np.ones(len(rows), np.bool_)
     for index, step in enumerate(steps):
-        passed = step.test(rows)
         if not passed.all():
-            failed_at[alive[~passed]] = index
             rows, alive = rows.filter(pa.array(passed)), alive[passed]
+        passed = step.test(rows)
+        failed_at[alive[~passed]] = index
     return failed_at
 
 
 def node_sigma(rows: pa.Table, unit: Unit) -> FloatArray:
     """Return the node uncertainty float32 [n, 120] in px of the model frame or of the image; NaN where unknown.
 
+    It may be the memory of the rows themselves, and is not for writing.
+
     Raises
     ------
     UsageError
         If the unit is image px and a row in the model frame does not know that frame's side.
     """
-    sigma = table.list_column(rows, "sigma_model_px")
+    sigma = table.list_column(rows, "sigma_model_px", writable=False)
     if unit == "model":
         return sigma
     in_image = pc.equal(rows["frame"], "image").to_numpy()

@@ -6,18 +6,21 @@ anywhere is continued by running it again, and a task that is done twice has don
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, Final, NoReturn, Protocol, Self, TypeVar
 
@@ -32,6 +35,38 @@ _CONNECT_SECONDS: Final = 10.0
 _WORKERS_SECONDS: Final = 60.0
 _ASK_SECONDS: Final = 2.0
 _RESUME: Final = "What is finished is kept: run the same command again to continue"
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Where a shard function runs.
+
+    Attributes
+    ----------
+    number
+        Which of a machine's worker processes, counted from 0; 0 in a cluster.
+    threads
+        How many threads it may use; None where it is the process that asked.
+    """
+
+    number: int = 0
+    threads: int | None = None
+
+
+def this_worker() -> Worker:
+    """Return what the shard function that calls it needs to know of its worker."""
+    distributed = sys.modules.get("distributed")
+    if distributed is not None:
+        with contextlib.suppress(ValueError):  # no task of a cluster
+            return Worker(threads=distributed.get_worker().state.nthreads)
+    return _this_process
+
+
+def available_cpus() -> int:
+    """Return how many processors this process may use: a job of a cluster has some of its machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Pool(Protocol):
@@ -68,19 +103,30 @@ def open_pool(workers: int = 1, scheduler: str | None = None) -> Pool:
     MissingExtraError, ClusterError
         If Dask is not installed; if no scheduler answers at that address.
     """
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: expected 1 or more")
-    if scheduler is not None and workers > 1:
-        raise UsageError("--scheduler and --workers: give one; a cluster has workers of its own")
+    check_workers(workers, scheduler)
     if scheduler is not None:
         return _Cluster(scheduler)
     return _Processes(workers) if workers > 1 else _Here()
 
 
+def check_workers(workers: int, scheduler: str | None) -> None:
+    """Refuse what :func:`open_pool` would, before anything is written.
+
+    Raises
+    ------
+    UsageError
+        If ``workers`` is below 1, or both are asked for.
+    """
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: expected 1 or more")
+    if scheduler is not None and workers > 1:
+        raise UsageError("--scheduler and --workers: give one; a cluster has workers of its own")
+
+
 def run_shards(
     function: Callable[[Task], Result], tasks: Iterable[Task], *, workers: int = 1, scheduler: str | None = None
-) -> Iterator[Result]:
-    """Yield ``function(task)`` for each task, in order.
+) -> Generator[Result]:
+    """Yield ``function(task)`` for each task, in order; closing it ends the workers.
 
     Parameters
     ----------
@@ -121,13 +167,37 @@ class _Here:
         """Nothing was started."""
 
 
+class Threads:
+    """Threads of this process, for functions that leave Python's lock to others most of the time."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="cxu-shard")
+
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """Yield ``function(task)`` for each task, in order; see :class:`Pool`."""
+        yield from _in_order(lambda one: self._executor.submit(function, one), tasks, self._workers + 1)
+
+    def __enter__(self) -> Self:
+        """Return the pool."""
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Wait for what has begun: a thread cannot be ended."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
 class _Processes:
     """Spawned processes."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
+        context = multiprocessing.get_context("spawn")
         self._executor = ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_worker
+            workers,
+            mp_context=context,
+            initializer=_prepare_worker,
+            initargs=(context.Value("i", 0), _threads_for_each(workers)),
         )
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
@@ -169,7 +239,22 @@ def _in_order(
         yield result(waiting.popleft())
 
 
-def _prepare_worker() -> None:
+_this_process = Worker()
+
+
+def _threads_for_each(workers: int) -> int:
+    """Return how many threads each of some processes may use: a fair part, or fewer where the user said so."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    fair = max(1, available_cpus() // workers)
+    return min(fair, int(said)) if said.isdigit() and int(said) else fair
+
+
+def _prepare_worker(started: Any, threads: int) -> None:
+    """Make a new process a worker; ``started`` counts them, shared by all."""
+    global _this_process  # noqa: PLW0603 - set once, before the first task
+    with started.get_lock():
+        _this_process = Worker(started.value, threads)
+        started.value += 1
     # Ctrl-C reaches the whole process group; only the parent is to act on it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
@@ -242,8 +327,8 @@ class _Cluster:
             try:
                 return future.result(timeout=_ASK_SECONDS)
             except TimeoutError:
-                if future.done():  # the function's own
-                    raise
+                if future.done():  # meanwhile, or the function's own error is of that kind
+                    return future.result()
                 if self._client.nthreads():
                     last_seen = time.monotonic()
                 elif time.monotonic() - last_seen > _WORKERS_SECONDS:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -16,6 +18,8 @@ RECORD: Final = "cxu.json"  # what an output folder says of itself
 _MAX_NAME_BYTES = 200  # below the 255 of common file systems, with room for suffixes
 _KEPT_NAME_BYTES = 60  # of a longer name, before its hash
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*%]')
+_MACHINE: Final = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+_UNTOUCHED_SECONDS: Final = 3600.0
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d) *(\..*)?$", re.IGNORECASE)
 
 
@@ -51,6 +55,11 @@ def _safe_name(name: str) -> str:
     return encoded
 
 
+def temporary_name(path: Path) -> Path:
+    """Return a name beside ``path`` that is this process's own, also where those of other machines write there too."""
+    return path.with_name(f"{TEMP_PREFIX}{os.getpid()}@{_MACHINE}-{path.name}"[:250])
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path``; on success the file there becomes ``path``, on failure it goes.
@@ -58,7 +67,7 @@ def replacing(path: Path) -> Iterator[Path]:
     A reader therefore sees the old file, the new one, or none, never a part of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMP_PREFIX}{os.getpid()}-{path.name}"[:250])
+    temporary = temporary_name(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -93,6 +102,41 @@ def remove_temporaries(folder: Path) -> None:
     """Remove what an interrupted run left under temporary names in ``folder`` itself, not below it."""
     for leftover in folder.glob(f"{TEMP_PREFIX}*"):
         leftover.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, wanted: Container[str] | None = None) -> None:
+    """Remove what interrupted runs left under the temporary names of files in ``folder``: of those ``wanted``, or any.
+
+    What belongs to a process that runs stays: the same command may have been given twice, and jobs of an array write
+    into one folder. Of the processes of another machine nothing is known: what they have not touched for an hour goes.
+    """
+    for leftover in folder.glob(f"{TEMP_PREFIX}*"):
+        owner, _, name = leftover.name.removeprefix(TEMP_PREFIX).partition("-")
+        process, _, machine = owner.partition("@")
+        if wanted is not None and name not in wanted:
+            continue
+        if _is_running(process) if machine in ("", _MACHINE) else _is_recent(leftover):
+            continue
+        leftover.unlink(missing_ok=True)
+
+
+def _is_running(process: str) -> bool:
+    if os.name != "posix" or not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def _is_recent(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < _UNTOUCHED_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def sha256_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cxu.anatomy import N_NODES, ORGANS, OrganName
+from cxu.anatomy import N_NODES, N_ORGANS, ORGAN_NAMES, ORGANS, OrganName
+from cxu.engine import Pool
+from cxu.quantiles import N_RANGES, count_by_range, quantiles_within, ranges_of_quantiles, within_ranges
 from cxu.thresholds import OrganLimits
 
 FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -22,6 +26,7 @@ KEEP_SHARES: Final = (0.5, 0.8, 0.95)
 FEW_ROWS: Final = 0.2
 UNEQUAL: Final = 0.05
 BLANK_LEVEL: Final = "(blank)"
+_BLOCK_ROWS: Final = 4096
 
 
 @dataclass
@@ -104,38 +109,95 @@ class SigmaPool:
         self._keys: dict[tuple[str, str], int] = {}
         self._rows = 0
 
-    @property
-    def keys(self) -> list[tuple[str, str]]:
-        """The (source, model_id) there are, in order."""
-        return sorted(self._keys)
-
     def add(self, key: tuple[str, str], sigma: FloatArray) -> None:
         """Add sigma [n, 120] of rows of a source and model."""
         rows = slice(self._rows, self._rows + len(sigma))
         self._sigma[rows], self._group[rows] = sigma, self._keys.setdefault(key, len(self._keys))
         self._rows = rows.stop
 
-    def of(self, key: tuple[str, str]) -> FloatArray:
-        """Return sigma [n, 120] of the rows of a source and model: a view, where they stand together."""
-        rows = np.flatnonzero(self._group[: self._rows] == self._keys[key])
-        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
-            return self._sigma[rows[0] : rows[-1] + 1]
-        return self._sigma[rows]
-
     def drain_quantiles(self, shares: Sequence[float]) -> dict[str, list[float]]:
         """Return quantiles for each organ and for all nodes together; empty without rows. The pool is spent by it."""
-        sigma = self._sigma[: self._rows]
-        quantiles: dict[str, list[float]] = {
-            organ.name: _quantiles(sigma[:, organ.nodes].ravel(), shares) for organ in ORGANS
-        }
-        return {**quantiles, "all": _quantiles(sigma.reshape(-1), shares)}
+        spread, sigma, self._sigma = SigmaSpread(by_organ(shares)), self._sigma[: self._rows], self._sigma[:0]
+        blocks = [sigma[at : at + _BLOCK_ROWS] for at in range(0, len(sigma), _BLOCK_ROWS)]
+        for block in blocks:
+            spread.count(count_sigma(block))
+        for block in blocks:
+            spread.keep(sigma_within(block, spread.wanted))
+        return named_by_organ(spread.quantiles())
 
 
-def _quantiles(values: FloatArray, shares: Sequence[float]) -> list[float]:
-    """Return quantiles of values, which it puts into another order."""
-    if not values.size:
-        return []
-    return [round(float(value), 4) for value in np.quantile(values, shares, overwrite_input=True)]
+def by_organ(shares: Sequence[float]) -> list[tuple[tuple[OrganName, ...], Sequence[float]]]:
+    """Return what to ask a :class:`SigmaSpread` for: these quantiles for each organ, and of all nodes together."""
+    return [*(((name,), shares) for name in ORGAN_NAMES), (ORGAN_NAMES, shares)]
+
+
+def named_by_organ(quantiles: Sequence[list[float]]) -> dict[str, list[float]]:
+    """Return the answer to :func:`by_organ` by name, to four decimals."""
+    return {
+        name: [round(value, 4) for value in values]
+        for name, values in zip((*ORGAN_NAMES, "all"), quantiles, strict=True)
+    }
+
+
+def count_sigma(sigma: FloatArray) -> IntArray:
+    """Return how many node uncertainties of rows [n, 120] lie in each range, by organ: int64 [3, 65536]."""
+    return np.stack([count_by_range(sigma[:, organ.nodes]) for organ in ORGANS])
+
+
+def sigma_within(sigma: FloatArray, wanted: BoolArray) -> list[FloatArray]:
+    """Return the node uncertainties of rows [n, 120] that lie in ranges wanted, bool [3, 65536], by organ."""
+    return [within_ranges(sigma[:, organ.nodes], of_organ) for organ, of_organ in zip(ORGANS, wanted, strict=True)]
+
+
+class SigmaSpread:
+    """Quantiles of node uncertainties over groups of organs, without holding the uncertainties.
+
+    All rows are counted first and then shown again, from which little is kept: see :mod:`cxu.quantiles`.
+
+    Parameters
+    ----------
+    asked
+        Groups of organs, and the shares, 0 to 1, that are asked of the nodes of each.
+    """
+
+    def __init__(self, asked: Sequence[tuple[tuple[OrganName, ...], Sequence[float]]]) -> None:
+        self._groups = [[ORGAN_NAMES.index(name) for name in organs] for organs, _ in asked]
+        self._shares = [shares for _, shares in asked]
+        self._counts = np.zeros((N_ORGANS, N_RANGES), np.int64)
+        self._kept: list[list[FloatArray]] = [[] for _ in ORGANS]
+
+    def count(self, counts: IntArray) -> None:
+        """Add what :func:`count_sigma` gives for some of the rows."""
+        self._counts += counts
+
+    @functools.cached_property
+    def _ranges(self) -> list[BoolArray]:
+        """The ranges that hold the quantiles of each group."""
+        counts = [self._counts[group].sum(axis=0) for group in self._groups]
+        return [ranges_of_quantiles(*of_group) for of_group in zip(counts, self._shares, strict=True)]
+
+    @functools.cached_property
+    def wanted(self) -> BoolArray:
+        """What to keep of all rows, once they have been counted: for :func:`sigma_within`."""
+        wanted = np.zeros((N_ORGANS, N_RANGES), np.bool_)
+        for group, ranges in zip(self._groups, self._ranges, strict=True):
+            wanted[group] |= ranges
+        return wanted
+
+    def keep(self, found: Sequence[FloatArray]) -> None:
+        """Add what :func:`sigma_within` gives for some of the rows."""
+        for kept, values in zip(self._kept, found, strict=True):
+            kept.append(values)
+
+    def quantiles(self, pool: Pool | None = None) -> list[list[float]]:
+        """Return the quantiles of each group; empty without rows. ``pool`` is where to sort, if not here."""
+        run = map if pool is None else pool.run
+        return list(run(self._of_group, range(len(self._groups))))
+
+    def _of_group(self, index: int) -> list[float]:
+        group, ranges = self._groups[index], self._ranges[index]
+        among = [within_ranges(values, ranges) for organ in group for values in self._kept[organ]]
+        return quantiles_within(among, ranges, self._counts[group].sum(axis=0), self._shares[index])
 
 
 @dataclass

@@ -17,7 +17,8 @@ import pyarrow as pa
 from cxu import codec, files, png, raster, store
 from cxu.anatomy import ORGAN_NAMES, OrganName
 from cxu.codec import Mask
-from cxu.masks import MaskFormat, MaskOptions, OrganMask, merge_labels
+from cxu.masks import MaskFormat, MaskOptions, OrganMask, merge_labels, merge_window
+from cxu.window import column_edges, row_edges
 
 Organs = Mapping[OrganName, OrganMask]
 # Organ → where below the output folder it is drawn, None where it is not.
@@ -25,6 +26,7 @@ Paths = dict[OrganName, str | None]
 
 PARTS_FOLDER: Final = "masks"
 _PART_SUFFIXES: Final[dict[MaskFormat, str]] = {"rle": ".parquet", "tar": ".tar"}
+_MASKS_TOGETHER: Final = 192  # masks whose runs become text at a time: those of more do not stay in the cache
 _MEMBER: Final = "!"  # between the path of a tar and the name of a file in it
 
 RLE_SCHEMA: Final = pa.schema(
@@ -76,13 +78,12 @@ def encode_row(organs: Organs, options: MaskOptions) -> RowFiles:
 
 
 def _encode_labels(organs: Organs, options: MaskOptions) -> RowFiles:
-    return RowFiles({".png": png.encode_label_png(merge_labels(organs, options))}, dict.fromkeys(organs, ".png"))
+    return RowFiles({".png": png.encode_label_window(merge_window(organs, options))}, dict.fromkeys(organs, ".png"))
 
 
-def _encode_organs(organs: Organs, options: MaskOptions) -> RowFiles:
-    encode = _plane_encoder(options)
+def _encode_organs(organs: Organs, options: MaskOptions) -> RowFiles:  # noqa: ARG001 - one signature for all
     suffixes = {name: _organ_suffix(name) if mask.usable else None for name, mask in organs.items()}
-    return RowFiles({suffix: encode(organs[name].plane) for name, suffix in suffixes.items() if suffix}, suffixes)
+    return RowFiles({suffix: _encode_plane(organs[name]) for name, suffix in suffixes.items() if suffix}, suffixes)
 
 
 def _encode_npz(organs: Organs, options: MaskOptions) -> RowFiles:
@@ -110,8 +111,8 @@ def _pack_npz(arrays: Mapping[str, Mask]) -> bytes:
     return content.getvalue()
 
 
-def _plane_encoder(options: MaskOptions) -> Callable[[Mask], bytes]:
-    return raster.encode_png if options.policy == "probability" else png.encode_label_png
+def _encode_plane(mask: OrganMask) -> bytes:
+    return png.encode_label_window(mask.window) if mask.probability is None else raster.encode_png(mask.probability)
 
 
 class MaskWriter(Protocol):
@@ -171,24 +172,42 @@ class _Part:
 
 
 class _RlePart(_Part):
+    """A line an organ. Runs become text many masks at a time."""
+
     def __enter__(self) -> Self:
-        self._columns: dict[str, list[Any]] = {name: [] for name in RLE_SCHEMA.names}
+        self._done: list[pa.Table] = []
+        self._begin()
         return self
+
+    def _begin(self) -> None:
+        self._lines: list[tuple[str, str, str, int, int]] = []
+        self._rows: list[codec.Counts | None] = []
+        self._columns: list[codec.Counts | None] = []
 
     def write(self, source: str, image_id: str, stem: str, organs: Organs) -> Paths:  # noqa: ARG002
         for name, mask in organs.items():
             height, width = mask.shape_hw
-            rle = codec.encode_rle(mask.plane) if mask.usable else None
-            coco = codec.compress_coco_counts(codec.encode_coco_counts(mask.plane)) if mask.usable else None
-            values = (source, image_id, name, height, width, rle, coco)
-            for column, value in zip(self._columns.values(), values, strict=True):
-                column.append(value)
+            self._lines.append((source, image_id, name, height, width))
+            self._rows.append(row_edges(mask.window) if mask.usable else None)
+            self._columns.append(codec.coco_counts(column_edges(mask.window), height * width) if mask.usable else None)
+        if len(self._lines) >= _MASKS_TOGETHER:
+            self._format()
         return {name: self._path if mask.usable else None for name, mask in organs.items()}
 
+    def _format(self) -> None:
+        columns = [pa.array(column) for column in zip(*self._lines, strict=True)]
+        texts = [codec.format_rle(self._rows), codec.format_coco(self._columns)]
+        self._done.append(pa.table([*columns, *texts], schema=RLE_SCHEMA))
+        self._begin()
+
     def __exit__(self, *failure: object) -> None:
-        if failure[0] is None:
-            store.write_table(pa.table(self._columns, schema=RLE_SCHEMA), self._file)
-            self.n_bytes = self._file.stat().st_size
+        if failure[0] is not None:
+            return
+        if self._lines:
+            self._format()
+        # in one piece, so that the file does not depend on how many were formatted together
+        store.write_table(pa.concat_tables([RLE_SCHEMA.empty_table(), *self._done]).combine_chunks(), self._file)
+        self.n_bytes = self._file.stat().st_size
 
 
 class _TarPart(_Part):
@@ -208,12 +227,12 @@ class _TarPart(_Part):
         # WebDataset takes everything from the first dot of a file name for the extension
         folder, slash, base = stem.rpartition("/")
         key = f"{folder}{slash}{base.replace('.', '%2E')}"
-        members: dict[str, Mask] = {name: mask.plane for name, mask in organs.items() if mask.usable}
-        if self._options.policy != "probability":
-            members = {"labels": merge_labels(organs, self._options)}
-        encode = _plane_encoder(self._options)
-        for name, plane in members.items():
-            self._add(f"{key}.{name}.png", encode(plane))
+        if self._options.policy == "probability":
+            members = {str(name): _encode_plane(mask) for name, mask in organs.items() if mask.usable}
+        else:
+            members = {"labels": png.encode_label_window(merge_window(organs, self._options))}
+        for name, content in members.items():
+            self._add(f"{key}.{name}.png", content)
         facts = {"source": source, "image_id": image_id, "usable": {name: organs[name].usable for name in ORGAN_NAMES}}
         self._add(f"{key}.json", json.dumps(facts, sort_keys=True).encode())
         holders = {name: "labels" if "labels" in members else name for name in organs}

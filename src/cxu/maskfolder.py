@@ -13,9 +13,8 @@ Nothing here holds a clock time: the same command leaves the same bytes, however
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -74,12 +73,28 @@ class BlockFacts:
 
 @dataclass
 class Contents:
-    """What a folder holds: files, and by organ how many are unusable and how many contours cross themselves."""
+    """What blocks hold: rows with and without masks, files, and by organ what is unusable and what crosses itself."""
 
+    rows: int = 0
+    failures: int = 0
+    assumed: int = 0
     files: int = 0
     n_bytes: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
     crossing: Counter[str] = field(default_factory=Counter)
+
+    def add(self, lines: pa.Table) -> None:
+        """Count one more block, given its lines of the index."""
+        facts = _facts_of(lines)
+        self.rows += facts.rows
+        self.failures += facts.failures
+        self.assumed += facts.assumed
+        self.files += len(_files_of(lines))
+        self.n_bytes += facts.n_bytes
+        for organ in ORGAN_NAMES:
+            of_organ = lines.filter(pc.equal(lines["organ"], organ))
+            self.unusable[organ] += int(np.count_nonzero(~of_organ["usable"].to_numpy()))
+            self.crossing[organ] += int(np.count_nonzero(of_organ["crosses_itself"].to_numpy()))
 
 
 class MaskFolder:
@@ -115,25 +130,27 @@ class MaskFolder:
         """
         if self.out.exists() and not self.out.is_dir():
             raise OutputExistsError(f"{self.out} is a file: choose another --out")
+        # in this order: another job of the same array may begin, and writes the record before anything else
+        is_occupied = self._holds_anything()
         held = files.read_record(self.out)
         is_same = held is not None and held.get("identity") == record["identity"]
         if overwrite:
             self.clear()
             self._check_free(planned)
         elif not is_same:
-            self._refuse(held, record)
+            self._refuse(held, record, is_occupied)
         for folder in (self.out, self._ledger):
-            _remove_leftovers(folder)
+            files.remove_leftovers(folder)
         if overwrite or not is_same:
             files.write_json(self.out / files.RECORD, record)
 
-    def _refuse(self, held: Mapping[str, Any] | None, record: Mapping[str, Any]) -> None:
+    def _refuse(self, held: Mapping[str, Any] | None, record: Mapping[str, Any], is_occupied: bool) -> None:
         if held is not None:
             raise OutputExistsError(
                 f"{self.out} holds the masks of another command ({difference(held, record)}): "
                 "choose another --out, or replace them with --overwrite"
             )
-        if self._holds_anything():
+        if is_occupied:
             raise OutputExistsError(
                 f"{self.out} is not empty and was not made by cxu rasterize: choose another --out, or write among "
                 "what is there with --overwrite"
@@ -163,7 +180,7 @@ class MaskFolder:
         for path in sorted(self._ledger.glob("part-*.parquet")):
             self._remove(_files_of(pq.read_table(path)))
             path.unlink()
-        _remove_leftovers(self._ledger)
+        files.remove_leftovers(self._ledger)
         with suppress(OSError):
             self._ledger.rmdir()
         # the record last: until then the folder is known to be ours
@@ -188,14 +205,14 @@ class MaskFolder:
         for name in names:
             by_folder.setdefault((self.out / name).parent, set()).add(Path(name).name)
         for folder, wanted in by_folder.items():
-            _remove_leftovers(folder, wanted)
+            files.remove_leftovers(folder, wanted)
 
     def finished(self, block: str, images: str | None = None) -> BlockFacts | None:
         """Return the facts of a block that was finished without failures, whose files and images are still the same.
 
         None where it is to be drawn.
         """
-        path = self._ledger / f"{block}.parquet"
+        path = self.lines_path(block)
         if not path.is_file():
             return None
         lines = pq.read_table(path)
@@ -219,7 +236,7 @@ class MaskFolder:
     def finish(self, block: str, lines: pa.Table, facts: BlockFacts) -> None:
         """Note that all files of a block are written, and its lines of the index."""
         lines = lines.replace_schema_metadata({_FACTS: json.dumps(asdict(facts))})
-        store.write_table(lines, self._ledger / f"{block}.parquet")
+        store.write_table(lines, self.lines_path(block))
         self._settle(block, lines)
 
     def _settle(self, block: str, lines: pa.Table) -> None:
@@ -230,43 +247,26 @@ class MaskFolder:
                 (self.out / name).unlink(missing_ok=True)
             ledger.unlink()
 
+    def lines_path(self, block: str) -> Path:
+        """Return where the lines of a block are once it was drawn, by whichever job, with or without failures."""
+        return self._ledger / f"{block}.parquet"
+
+    def count(self, blocks: Iterable[str]) -> Contents:
+        """Return what blocks that were drawn hold."""
+        contents = Contents()
+        for block in blocks:
+            contents.add(pq.read_table(self.lines_path(block)))
+        return contents
+
     def write_index(self, blocks: Iterable[str]) -> Contents:
-        """Write the index from the lines of finished blocks, and return what it lists."""
+        """Write the index from the lines of blocks that were drawn, and return what it lists."""
         contents = Contents()
         with store.table_writer(self.out / INDEX, INDEX_SCHEMA) as writer:
             for block in blocks:
-                lines = pq.read_table(self._ledger / f"{block}.parquet")
+                lines = pq.read_table(self.lines_path(block))
                 writer.write(lines.replace_schema_metadata(None))
-                contents.files += len(_files_of(lines))
-                contents.n_bytes += _facts_of(lines).n_bytes
-                for organ in ORGAN_NAMES:
-                    of_organ = lines.filter(pc.equal(lines["organ"], organ))
-                    contents.unusable[organ] += int(np.count_nonzero(~of_organ["usable"].to_numpy()))
-                    contents.crossing[organ] += int(np.count_nonzero(of_organ["crosses_itself"].to_numpy()))
+                contents.add(lines)
         return contents
-
-
-def _remove_leftovers(folder: Path, wanted: Container[str] | None = None) -> None:
-    """Remove what interrupted runs left under the temporary names of files: of those ``wanted``, or of any.
-
-    What belongs to a process that runs stays: the same command may have been given twice.
-    """
-    for leftover in folder.glob(f"{files.TEMP_PREFIX}*"):
-        process, _, name = leftover.name.removeprefix(files.TEMP_PREFIX).partition("-")
-        if (wanted is None or name in wanted) and not _is_running(process):
-            leftover.unlink(missing_ok=True)
-
-
-def _is_running(process: str) -> bool:
-    if os.name != "posix" or not process.isdigit():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
 
 
 def _facts_of(lines: pa.Table) -> BlockFacts:

@@ -25,6 +25,7 @@ from cxu.image_listing import ImageFile, spec_texts
 from cxu.maskfiles import part_path, row_suffixes
 from cxu.masks import NEEDS_SIGMA, MaskOptions
 from cxu.placing import Target
+from cxu.sharing import Share
 from cxu.store import Shard, StoredTable
 
 BLOCK_ROWS: Final = 1024  # rows that one worker draws at a time: what an interruption may cost, and a step of progress
@@ -88,6 +89,10 @@ class MaskPlan:
         """Files that will be written, at most."""
         per_row = len(row_suffixes(self.options))
         return self.rows * per_row if per_row else len(self.blocks)
+
+    def of_share(self, share: Share | None) -> tuple[Block, ...]:
+        """Return the blocks of one job of an array; None: all."""
+        return tuple(block for number, block in enumerate(self.blocks) if share is None or share.holds(number))
 
 
 def plan_masks(

@@ -20,6 +20,7 @@ from cxu.anatomy import IGNORE_LABEL, N_NODES, ORGANS, Organ, OrganName
 from cxu.codec import Mask
 from cxu.errors import FormatError, UsageError
 from cxu.frame import Box, ModelFrame
+from cxu.window import Window
 
 Policy = Literal["confident", "full", "ignore", "probability"]
 MaskFormat = Literal["labels", "organs", "npz", "rle", "tar"]
@@ -132,10 +133,11 @@ class RowShape:
 
     @classmethod
     def all_of(cls, rows: pa.Table) -> list[Self]:
-        """Return what is drawn of each row of a table, kept samples included."""
+        """Return what is drawn of each row of a table, kept samples included; without its column, sigma is unknown."""
+        unknown = np.broadcast_to(np.float32(np.nan), (len(rows), N_NODES, 2))
         columns = (
             table.landmarks_of(rows),
-            table.sigmas_of(rows),
+            table.sigmas_of(rows) if "sigma_xy" in rows.column_names else unknown,
             table.confident_of(rows),
             table.usable_of(rows),
             _samples_of(rows),
@@ -156,7 +158,7 @@ def _samples_of(rows: pa.Table) -> list[FloatArray | None]:
 class Band(NamedTuple):
     """Where to ignore: a part of the mask, and which of its pixels."""
 
-    window: tuple[slice, slice]
+    box: Box
     pixels: BoolArray
 
 
@@ -174,8 +176,6 @@ class OrganMask:
         Whether the organ may be used.
     area_ratio
         Area drawn as the organ relative to its full polygon; 0 for an unusable organ.
-    crosses_itself
-        Whether the polygon is no simple one.
     band
         Where the policy ``ignore`` is uncertain, else None.
     probability
@@ -186,19 +186,37 @@ class OrganMask:
     shape_hw: tuple[int, int]
     usable: bool = True
     area_ratio: float = 1.0
-    crosses_itself: bool = False
     band: Band | None = None
     probability: Mask | None = None
 
     @functools.cached_property
+    def vertices(self) -> raster.Vertices:
+        """The whole pixels int32 [N, 2] that the polygon is drawn through."""
+        return raster.to_vertices(self.polygon_xy)
+
+    @functools.cached_property
+    def box(self) -> Box:
+        """What holds all pixels drawn of polygon and band; it may reach out of the mask."""
+        return raster.box_around(self.vertices) if self.band is None else self.band.box
+
+    @functools.cached_property
+    def window(self) -> Window:
+        """What is drawn of polygon and band: 1, and 255 where ignored."""
+        window = Window.blank(self.box, self.shape_hw)
+        raster.paint_vertices(window, self.vertices, 1)
+        if self.band is not None:
+            np.copyto(window.part(self.band.box), IGNORE_LABEL, where=self.band.pixels)
+        return window
+
+    @property
     def plane(self) -> Mask:
         """uint8 [H, W]: 0 and 1, 255 where ignored; or the probability."""
-        if self.probability is not None:
-            return self.probability
-        plane = raster.fill_polygon(self.polygon_xy, self.shape_hw)
-        if self.band is not None:
-            np.copyto(plane[self.band.window], IGNORE_LABEL, where=self.band.pixels)
-        return plane
+        return self.window.image() if self.probability is None else self.probability
+
+    @property
+    def crosses_itself(self) -> bool:
+        """Whether the polygon of a usable organ is no simple one."""
+        return self.usable and bool(contour.crosses_itself([self.polygon_xy])[0])
 
 
 def draw_organs(row: RowShape, placement: Placement, options: MaskOptions) -> dict[OrganName, OrganMask]:
@@ -212,24 +230,14 @@ def draw_organs(row: RowShape, placement: Placement, options: MaskOptions) -> di
         If the landmarks are no finite positions.
     """
     _check_drawable(row, options.policy)
-    samples = None if row.samples_xy is None else placement.points(row.samples_xy)
-    placed = RowShape(
-        placement.points(row.landmarks_xy), placement.sigmas(row.sigma_xy), row.confident, row.usable, samples
-    )
-    drawn = [_drawn_nodes(placed, organ, index, options.policy) for index, organ in enumerate(ORGANS)]
-    crossing = contour.crosses_itself(drawn)
-    masks = {}
-    for index, organ in enumerate(ORGANS):
-        usable = bool(row.usable[index])
-        mask = OrganMask(
-            drawn[index], placement.shape_hw, usable, float(usable), crosses_itself=usable and bool(crossing[index])
-        )
-        masks[organ.name] = _finish_organ(mask, placed, organ, options) if usable else mask
-    return masks
+    placed = _place_row(row, placement, options.policy)
+    return {
+        organ.name: _draw_organ(placed, organ, index, placement.shape_hw, options) for index, organ in enumerate(ORGANS)
+    }
 
 
 def _check_drawable(row: RowShape, policy: Policy) -> None:
-    if not (np.abs(row.landmarks_xy) < _FARTHEST_PX).all():
+    if not np.abs(row.landmarks_xy).max() < _FARTHEST_PX:  # nor is NaN
         raise FormatError(f"landmarks that are no number, or beyond {_FARTHEST_PX:,.0f} px")
     if policy in NEEDS_SIGMA and not has_uncertainty(policy, row.sigma_xy, row.samples_xy):
         raise UsageError(f"--policy {policy} needs standard deviations, and the row has none")
@@ -238,6 +246,22 @@ def _check_drawable(row: RowShape, policy: Policy) -> None:
 def has_uncertainty(policy: Policy, sigma_xy: FloatArray, samples_xy: FloatArray | None) -> bool:
     """Tell whether a row knows what a policy of :data:`NEEDS_SIGMA` draws: sigma, or for ``probability`` samples."""
     return not np.isnan(sigma_xy).any() or (policy == "probability" and samples_xy is not None)
+
+
+def _place_row(row: RowShape, placement: Placement, policy: Policy) -> RowShape:
+    """Return a row in the pixels of its mask, of its uncertainty what the policy needs."""
+    landmarks_xy = placement.points(row.landmarks_xy)
+    if policy not in NEEDS_SIGMA:
+        return replace(row, landmarks_xy=landmarks_xy)
+    samples_xy = None if row.samples_xy is None else placement.points(row.samples_xy)
+    sigma_xy = placement.sigmas(row.sigma_xy)
+    return replace(row, landmarks_xy=landmarks_xy, sigma_xy=sigma_xy, samples_xy=samples_xy)
+
+
+def _draw_organ(row: RowShape, organ: Organ, index: int, shape_hw: tuple[int, int], options: MaskOptions) -> OrganMask:
+    usable = bool(row.usable[index])
+    mask = OrganMask(_drawn_nodes(row, organ, index, options.policy), shape_hw, usable, float(usable))
+    return _finish_organ(mask, row, organ, options) if usable else mask
 
 
 def _drawn_nodes(row: RowShape, organ: Organ, index: int, policy: Policy) -> FloatArray:
@@ -255,9 +279,10 @@ def _finish_organ(mask: OrganMask, row: RowShape, organ: Organ, options: MaskOpt
         return replace(mask, probability=probability, area_ratio=_ratio(expected / 255, full))
     if options.policy == "ignore":
         band = _draw_band(mask, row, organ, options.band)
-        covered = np.count_nonzero(mask.plane)
-        ignored = np.count_nonzero(mask.plane[band.window] & band.pixels)
-        return replace(mask, band=band, area_ratio=_ratio(float(covered - ignored), float(covered)))
+        finished = replace(mask, band=band)
+        covered = np.count_nonzero(mask.window.pixels)
+        kept = np.count_nonzero(finished.window.pixels == 1)
+        return replace(finished, area_ratio=_ratio(float(kept), float(covered)))
     full_xy = row.landmarks_xy[organ.nodes]
     if len(mask.polygon_xy) == len(full_xy):
         return mask
@@ -275,8 +300,7 @@ def _draw_band(mask: OrganMask, row: RowShape, organ: Organ, band_sigmas: float)
     uncertain_edges = ~(confident & np.roll(confident, -1))
     band = raster.ignore_band(mask.polygon_xy, sigma_xy, uncertain_edges, mask.shape_hw, band_sigmas=band_sigmas)
     box = _box_around(mask.polygon_xy, band_sigmas * float(sigma_xy.max()), mask.shape_hw)
-    window = slice(box.top, box.bottom), slice(box.left, box.right)
-    return Band(window, band[window])
+    return Band(box, band[box.top : box.bottom, box.left : box.right])
 
 
 def _ratio(area: float, full: float) -> float:
@@ -297,13 +321,20 @@ def merge_labels(organs: Mapping[OrganName, OrganMask], options: MaskOptions) ->
     255 wins over any label: the ignore band of one organ lies on top of the others, and so does the full polygon of an
     unusable organ, unless ``unusable="background"`` leaves it out.
     """
-    labels = np.zeros(next(iter(organs.values())).shape_hw, np.uint8)  # the background
+    return merge_window(organs, options).image()
+
+
+def merge_window(organs: Mapping[OrganName, OrganMask], options: MaskOptions) -> Window:
+    """Return the window of :func:`merge_labels` that holds all organs."""
+    masks = organs.values()
+    lefts, tops, rights, bottoms = zip(*(mask.box for mask in masks), strict=True)
+    window = Window.blank(Box(min(lefts), min(tops), max(rights), max(bottoms)), next(iter(masks)).shape_hw)
     for organ in ORGANS:
         if organs[organ.name].usable:
-            raster.paint_polygon(labels, organs[organ.name].polygon_xy, organ.label)
-    for mask in organs.values():
+            raster.paint_vertices(window, organs[organ.name].vertices, organ.label)
+    for mask in masks:
         if mask.band is not None:
-            np.copyto(labels[mask.band.window], IGNORE_LABEL, where=mask.band.pixels)
+            np.copyto(window.part(mask.band.box), IGNORE_LABEL, where=mask.band.pixels)
         elif not mask.usable and options.unusable == "ignore":
-            raster.paint_polygon(labels, mask.polygon_xy, IGNORE_LABEL)
-    return labels
+            raster.paint_vertices(window, mask.vertices, IGNORE_LABEL)
+    return window

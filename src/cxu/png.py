@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from cxu.anatomy import BACKGROUND_LABEL, IGNORE_LABEL, ORGANS
 from cxu.codec import Mask
+from cxu.window import Window, line_changes
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -50,11 +51,15 @@ def encode_label_png(labels: Mask) -> bytes:
 
     The values are those of :data:`LABEL_VALUES`: 0, 1, 2, 3 and 255.
     """
-    height, width = labels.shape
-    scanlines = np.zeros((height, width + 1), np.uint8)  # each begins with its filter type: 0, none
-    scanlines[:, 1:] = labels
-    values, starts, lengths = _runs(scanlines.ravel())
-    checksum = _adler32(values, starts, lengths, scanlines.size)
+    return encode_label_window(Window.of(labels))
+
+
+def encode_label_window(window: Window) -> bytes:
+    """Return the PNG of a label image of which only a window is drawn: the bytes that the whole image would give."""
+    height, width = window.shape_hw
+    size = height * (width + 1)  # each scanline begins with its filter type: 0, none
+    values, starts, lengths = _runs(window, size)
+    checksum = _adler32(values, starts, lengths, size)
     content = _ZLIB_HEADER + _deflate(values, lengths) + struct.pack(">I", checksum)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", content) + _chunk(b"IEND", b"")
@@ -64,16 +69,13 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _runs(flat: Mask) -> tuple[Mask, Ints, Ints]:
-    """Return value, start and length of every run of one value."""
-    changes = np.zeros(-(-flat.size // 8) * 8, np.bool_)
-    np.not_equal(flat[1:], flat[:-1], out=changes[1 : flat.size])
-    # eight at a time first: most places are no change
-    eights = changes.view(np.uint64)
-    groups = np.flatnonzero(eights != 0)
-    inner = np.flatnonzero(eights[groups].view(np.bool_))
-    starts = np.concatenate([[0], groups[inner >> 3] * 8 + (inner & 7)])
-    return flat[starts], starts, np.diff(starts, append=flat.size)
+def _runs(window: Window, size: int) -> tuple[Mask, Ints, Ints]:
+    """Return value, start and length of every run of one value in scanlines of ``size`` bytes together."""
+    places, values = line_changes(window, lead=1)
+    if places.size and places[-1] == size:  # the last pixel is no background, which begins behind it
+        places, values = places[:-1], values[:-1]
+    edges = np.concatenate([[0], places, [size]])
+    return np.concatenate([np.zeros(1, np.uint8), values]), edges[:-1], edges[1:] - edges[:-1]
 
 
 def _adler32(values: Mask, starts: Ints, lengths: Ints, size: int) -> int:

@@ -37,7 +37,7 @@ FloatArray = npt.NDArray[np.float32]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_READERS: Final = max(1, min(8, (os.cpu_count() or 1)))
+READERS: Final = max(1, min(8, (os.cpu_count() or 1)))
 _GPU_BATCH: Final = 32
 _MAX_SEED: Final = 2**63
 
@@ -241,7 +241,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def predict_films(
-    images: Iterable[PlannedImage], predictor: Predictor, *, readers: int = _READERS
+    images: Iterable[PlannedImage], predictor: Predictor, *, readers: int = READERS
 ) -> Iterator[Prediction | Rejected]:
     """Yield what is found in each image, in order; a file that cannot be read is a :class:`Rejected`.
 
@@ -414,22 +414,31 @@ def _judged(
     if reference is None:
         return _verdict_columns([Verdict("reject", REJECT, reason) if reason else None for reason in said])
     sigma_px = table.node_uncertainty(sigma_model)
-    evidence = Evidence(
-        np.stack([one.mean for one in predictions]),
-        sigma_px,
-        np.stack([one.mu for one in predictions]),
-        np.stack([one.latent_sigma for one in predictions]),
-        np.stack([one.features for one in predictions]),
-        np.array([one.contrast for one in predictions]),
-        np.array([one.side_odds for one in predictions]),
-    )
+    # one by one: sums over matrices of several rows are rounded otherwise, and neighbours are to change nothing
+    verdicts = [
+        reference.gate.judge(_evidence(one, sigma_px[row : row + 1]), said[row : row + 1])[0]
+        for row, one in enumerate(predictions)
+    ]
     radii = radius_px(reference.calibration, sigma_px)[..., None].repeat(2, axis=-1)
     # where pixels are not square the circle is an ellipse in them: the longer half axis holds no less
     in_image = [one.frame.sigma_to_image(radius).max(axis=-1) for one, radius in zip(predictions, radii, strict=True)]
     return {
-        **_verdict_columns(reference.gate.judge(evidence, said)),
+        **_verdict_columns(verdicts),
         "radius90_px": np.stack(in_image).astype(np.float32),
     }
+
+
+def _evidence(one: Prediction, sigma_px: FloatArray) -> Evidence:
+    """Return what the gate looks at in one image; ``sigma_px`` [1, 120]."""
+    return Evidence(
+        one.mean[None],
+        sigma_px,
+        one.mu[None],
+        one.latent_sigma[None],
+        one.features[None],
+        np.array([one.contrast]),
+        np.array([one.side_odds]),
+    )
 
 
 def _verdict_columns(verdicts: Sequence[Verdict | None]) -> dict[str, object]:

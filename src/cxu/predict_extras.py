@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +54,17 @@ class Extras:
     masks: bool = False
 
 
+@dataclass(frozen=True)
+class Drawers:
+    """Who draws: processes of this machine, or the workers of a Dask cluster."""
+
+    workers: int = 1
+    scheduler: str | None = None
+
+
+_ALONE: Final = Drawers()
+
+
 @dataclass
 class Written:
     """What was written beside the table.
@@ -82,7 +93,7 @@ def write_extras(
     extras: Extras,
     written: Written,
     *,
-    workers: int = 1,
+    drawers: Drawers = _ALONE,
     progress: ProgressBar = no_progress,
 ) -> None:
     """Write what is asked for, and note it in ``written`` as it comes about.
@@ -97,8 +108,8 @@ def write_extras(
         Those of them that this run predicted.
     extras, written
         What to write, and what was.
-    workers, progress
-        Processes that draw, and what tells how far they are.
+    drawers, progress
+        Who draws, and what tells how far they are.
     """
     stored = store.open_table(folder.path)
     if extras.csv:
@@ -106,9 +117,9 @@ def write_extras(
     elif new:
         written.outdated += folder.csv_paths()
     if extras.overlays:
-        _draw_pictures(stored, folder, images, new, written, workers, progress)
+        _draw_pictures(stored, folder, images, new, written, drawers, progress)
     if extras.masks and stored.rows:
-        _draw_masks(stored, folder.out / MASKS, written, workers, progress)
+        _draw_masks(stored, folder.out / MASKS, written, drawers, progress)
     elif new and (folder.out / MASKS / files.RECORD).is_file():
         written.outdated.append(folder.out / MASKS)
 
@@ -119,25 +130,33 @@ def _draw_pictures(
     images: Mapping[Key, ImageFile],
     new: set[Key],
     written: Written,
-    workers: int,
+    drawers: Drawers,
     progress: ProgressBar,
 ) -> None:
     written.overlays = [folder.overlay_path(key) for key in images]
     wanted = {key: file for key, file in images.items() if key in new or not folder.overlay_path(key).is_file()}
     tasks = list(_overlay_tasks(folder, stored, wanted))
-    with progress("drawing pictures", len(tasks)) as advance:
-        for problem in run_shards(_draw_picture, tasks, workers=workers if len(tasks) > _FEW_OVERLAYS else 1):
+    who = drawers if len(tasks) > _FEW_OVERLAYS else _ALONE
+    with (
+        progress("drawing pictures", len(tasks)) as advance,
+        closing(run_shards(_draw_picture, tasks, workers=who.workers, scheduler=who.scheduler)) as problems,
+    ):
+        for problem in problems:
             written.undrawn += [problem] if problem else []
             advance(1)
 
 
-def _draw_masks(stored: store.StoredTable, out: Path, written: Written, workers: int, progress: ProgressBar) -> None:
+def _draw_masks(
+    stored: store.StoredTable, out: Path, written: Written, drawers: Drawers, progress: ProgressBar
+) -> None:
     written.masks = out
     plan, held = plan_masks(stored, out, _MASK_OPTIONS, Target()), files.read_record(out)
     # where rows were added, what was drawn before them is drawn again, from the same landmarks
     is_other = held is not None and held.get("identity") != plan.record["identity"]
     with progress("drawing masks", plan.rows) as advance:
-        drawn = rasterize_table(plan, workers=workers, overwrite=is_other, progress=advance)
+        drawn = rasterize_table(
+            plan, workers=drawers.workers, scheduler=drawers.scheduler, overwrite=is_other, progress=advance
+        )
     written.undrawn += [str(failure) for failure in drawn.failures]
 
 
@@ -209,7 +228,7 @@ def _overlay_tasks(
         for row, key in enumerate(keys):
             if key in wanted:
                 known = None if np.isnan(sigma[row]).any() else sigma[row]
-                yield _Picture(folder.overlay_path(key), wanted[key], key[1], landmarks[row], known)
+                yield _Picture(folder.overlay_path(key).absolute(), wanted[key], key[1], landmarks[row], known)
 
 
 def _draw_picture(task: _Picture) -> str | None:

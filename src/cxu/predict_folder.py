@@ -7,17 +7,20 @@
     <out>/overlays/             pictures, where asked for
     <out>/.cxu/part-*.parquet   rows of a run under way, or of one that was interrupted
     <out>/.cxu/files.parquet    size and time of change of each row's file, so that it need not be read again
-    <out>/.cxu/lock             held by the one run that writes here
+    <out>/.cxu/rejected-*.json  files that the jobs of an array could make no row of
+    <out>/.cxu/lock             held by the one run that writes here; by the jobs of an array while they look and join
 
-A run writes parts and joins them to the table at its end. The table holds no clock times and does not depend on where
-a run was interrupted.
+A run writes parts, here and in its workers, and joins them to the table at its end. The table holds no clock times and
+does not depend on where a run was interrupted, nor on how many workers or jobs there were.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -36,16 +39,22 @@ logger = logging.getLogger(__name__)
 CSV: Final = "predictions.csv"
 _LEDGER: Final = ".cxu"
 _STAMPS: Final = "files.parquet"
+_REJECTED: Final = "rejected-*.json"
 _OVERLAYS: Final = "overlays"
 _STAMP_SCHEMA: Final = pa.schema(
     [("source", pa.string()), ("image_id", pa.string()), ("size", pa.int64()), ("changed_ns", pa.int64())]
 )
 _STAMP_COLUMNS: Final = ("size", "changed_ns")
+_POSITION: Final = "position"
+_PART_COLUMNS: Final = (*_STAMP_COLUMNS, _POSITION)  # what parts have beside the columns of the table
+_NAME_HEX: Final = 12
+_OPEN_PARTS: Final = 16  # in memory at a time while they are joined
 _GROUP_ROWS: Final = store.SHARD_ROWS
 _GROUP_ROWS_SAMPLES: Final = 256  # a row with 50 kept samples takes 48 kB
 
 Key = tuple[str, str]  # source, image id
 Stamp = tuple[int, int]  # size and time of change of a file
+Rejection = tuple[str, Stamp, str]  # a file by its name for people, its stamp, and why it has no row
 State = Literal["new", "done", "other"]
 
 
@@ -74,7 +83,7 @@ class PredictFolder:
         )
 
     @property
-    def keys(self) -> Iterable[Key]:
+    def keys(self) -> KeysView[Key]:
         """Source and id of every image that is finished, once the folder is claimed."""
         return self._hashes.keys()
 
@@ -111,7 +120,7 @@ class PredictFolder:
                 "replace them with --overwrite"
             )
         for folder in (self.out, self._ledger):
-            files.remove_temporaries(folder)
+            files.remove_leftovers(folder)
         if overwrite or held is None:
             files.write_json(self.out / files.RECORD, record)
         self._drop_joined()
@@ -130,15 +139,16 @@ class PredictFolder:
             return
         joined = {key for key, _ in self._keys_of(self.path)}
         for path in self._parts():
-            if any(key in joined for key, _ in self._keys_of(path)):
-                path.unlink()
+            if all(key in joined for key, _ in self._keys_of(path)):
+                path.unlink(missing_ok=True)
 
     def _clear(self) -> None:
         """Remove the pictures, the CSV, the table, the parts and, last, the record."""
         for path in self._tables():
             for key, _ in self._keys_of(path):
                 self.overlay_path(key).unlink(missing_ok=True)
-        for path in [*self.csv_paths(), *self._parts(), self._ledger / _STAMPS, self.path, self.out / files.RECORD]:
+        ledger = [*self._parts(), *self._ledger.glob(_REJECTED), self._ledger / _STAMPS]
+        for path in [*self.csv_paths(), *ledger, self.path, self.out / files.RECORD]:
             path.unlink(missing_ok=True)
 
     def csv_paths(self) -> list[Path]:
@@ -186,31 +196,101 @@ class PredictFolder:
         self._stamps[key] = stamp
         return "done"
 
-    def add(self, rows: pa.Table, stamps: Sequence[Stamp]) -> None:
-        """Write rows as the next part, with their files' stamps: from here on an interruption does not lose them."""
-        last = max((int(path.stem.removeprefix("part-")) for path in self._parts()), default=-1)
-        for index, name in enumerate(_STAMP_COLUMNS):
-            rows = rows.append_column(name, pa.array([stamp[index] for stamp in stamps], pa.int64()))
-        store.write_table(rows, self._ledger / f"part-{last + 1:06d}.parquet")
+    def add(self, rows: pa.Table, stamps: Sequence[Stamp], positions: Sequence[int], group: str = "") -> Path:
+        """Write rows as a part, from here on safe from interruptions, and return its path.
 
-    def join(self) -> int:
+        Parameters
+        ----------
+        rows, stamps
+            Rows of the table, and their files' stamps.
+        positions
+            Where in its plan each image stands.
+        group
+            Begins the part's name, see :meth:`keys_of_group`; the rest follows from the images. So no two processes
+            write other content under one name, wherever they run.
+        """
+        found = {name: [stamp[index] for stamp in stamps] for index, name in enumerate(_STAMP_COLUMNS)}
+        for name, values in {**found, _POSITION: positions}.items():
+            rows = rows.append_column(name, pa.array(values, pa.int64()))
+        keys = list(zip(rows["source"].to_pylist(), rows["image_id"].to_pylist(), strict=True))
+        path = self._ledger / f"part-{group}-{files.hash_of(keys)[:_NAME_HEX]}.parquet"
+        store.write_table(rows, path)
+        return path
+
+    def keys_of_group(self, group: str) -> set[Key]:
+        """Return the images whose rows are in parts of a group, by whichever process."""
+        parts = self._ledger.glob(f"part-{group}-*.parquet")
+        return {key for path in parts for key, _ in self._keys_of(path)}
+
+    def waiting(self) -> set[Key]:
+        """Return the images whose rows are in parts, and not yet in the table."""
+        return {key for path in self._parts() for key, _ in self._keys_of(path)}
+
+    def join(self, planned: Iterable[Key] = ()) -> int:
         """Join the parts to the table and return how many rows it has.
 
-        Rows stand in the order in which they were planned, run after run.
+        Parameters
+        ----------
+        planned
+            The order in which new rows are to stand. Before them stand those that another plan left, in its order.
         """
-        tables = self._tables()
-        if self._parts() or not self.path.is_file():
-            with store.table_writer(self.path, self._schema(tables)) as writer:
-                for group in _regroup(tables):
+        parts, stamps = self._parts(), self._stamps | self._read_stamps()
+        if parts or not self.path.is_file():
+            before = [self.path] if self.path.is_file() else []
+            with store.table_writer(self.path, self._schema([*before, *parts])) as writer:
+                for group in _regroup(itertools.chain(self._shards(before), self._ordered(before, parts, planned))):
                     writer.write(group)
-        self._write_stamps(self._stamps | self._read_stamps())
-        for path in self._parts():
-            path.unlink()
+        self._write_stamps(stamps)
+        for path in parts:
+            path.unlink(missing_ok=True)
         return store.open_table(self.path).rows
+
+    def _shards(self, paths: Iterable[Path]) -> Iterator[pa.Table]:
+        return (shard.read() for path in paths for shard in store.open_table(path).shards())
+
+    def _ordered(self, before: Sequence[Path], parts: Sequence[Path], planned: Iterable[Key]) -> Iterator[pa.Table]:
+        """Yield the rows of parts in their order, each image once; memory is bounded by some parts."""
+        ranks = {key: rank for rank, key in enumerate(planned)}
+        seen = {key for path in before for key, _ in self._keys_of(path)}
+        places = []
+        for number, path in enumerate(parts):
+            positions = _positions_of(path)
+            for row, (key, _) in enumerate(self._keys_of(path)):
+                # two workers may have done the same images, where one was taken for dead
+                if key not in seen:
+                    seen.add(key)
+                    places.append((key in ranks, ranks.get(key, positions[row]), number, row))
+        places.sort()
+        read = functools.lru_cache(maxsize=_OPEN_PARTS)(lambda number: _read_part(parts[number]))
+        # neighbours that stand in one part one after the other come in one piece
+        for _, run in itertools.groupby(enumerate(places), lambda one: (one[1][2], one[1][3] - one[0])):
+            rows = [place for _, place in run]
+            yield read(rows[0][2]).slice(rows[0][3], len(rows))
+
+    def note_rejected(self, job: str, rejected: Sequence[Rejection]) -> None:
+        """Note which files one job of an array could make no row of, in place of what it noted before."""
+        path = self._ledger / _REJECTED.replace("*", job)
+        if rejected:
+            files.write_json(path, rejected)
+        else:
+            path.unlink(missing_ok=True)
+
+    def rejected(self) -> dict[str, tuple[Stamp, str]]:
+        """Return what the jobs of an array noted: name of each file → its stamp, and why it has no row."""
+        found: dict[str, tuple[Stamp, str]] = {}
+        for path in sorted(self._ledger.glob(_REJECTED)):
+            with suppress(OSError, ValueError):  # a note that is torn only means trying again
+                found |= {name: ((size, changed), why) for name, (size, changed), why in json.loads(path.read_bytes())}
+        return found
+
+    def forget_rejected(self) -> None:
+        """Remove these notes: whoever does all images has tried them again."""
+        for path in self._ledger.glob(_REJECTED):
+            path.unlink(missing_ok=True)
 
     def _schema(self, tables: Sequence[Path]) -> pa.Schema:
         schema = store.open_table(tables[0]).schema if tables else table.SCHEMA
-        fields = [field for field in schema if field.name not in _STAMP_COLUMNS]
+        fields = [field for field in schema if field.name not in _PART_COLUMNS]
         return pa.schema(fields, metadata=table.encode_metadata({"kind": "predictions"}))
 
     def _write_stamps(self, stamps: Mapping[Key, Stamp]) -> None:
@@ -220,22 +300,28 @@ class PredictFolder:
         store.write_table(pa.table(arrays, schema=_STAMP_SCHEMA), self._ledger / _STAMPS)
 
 
-def _regroup(tables: Sequence[Path]) -> Iterator[pa.Table]:
-    """Yield the rows of tables in groups of one size, wherever their own groups end."""
+def _positions_of(path: Path) -> list[int]:
+    return pq.read_table(path, columns=[_POSITION])[_POSITION].to_pylist()
+
+
+def _read_part(path: Path) -> pa.Table:
+    return pq.read_table(path).drop_columns(list(_PART_COLUMNS))
+
+
+def _regroup(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the rows of tables in groups of one size, wherever the tables end."""
     waiting: list[pa.Table] = []
     n_waiting = 0
-    for path in tables:
-        for shard in store.open_table(path).shards():
-            rows = shard.read()
-            rows = rows.drop_columns([name for name in _STAMP_COLUMNS if name in rows.column_names])
-            size = _GROUP_ROWS_SAMPLES if "samples_xy" in rows.column_names else _GROUP_ROWS
-            while n_waiting + len(rows) >= size:
-                head = rows.slice(0, size - n_waiting)
-                yield pa.concat_tables([*waiting, head]).combine_chunks()
-                rows, waiting, n_waiting = rows.slice(len(head)), [], 0
-            if len(rows):
-                waiting.append(rows)
-                n_waiting += len(rows)
+    for rows in tables:
+        left = rows
+        size = _GROUP_ROWS_SAMPLES if "samples_xy" in rows.column_names else _GROUP_ROWS
+        while n_waiting + len(left) >= size:
+            head = left.slice(0, size - n_waiting)
+            yield pa.concat_tables([*waiting, head]).combine_chunks()
+            left, waiting, n_waiting = left.slice(len(head)), [], 0
+        if len(left):
+            waiting.append(left)
+            n_waiting += len(left)
     if waiting:
         yield pa.concat_tables(waiting).combine_chunks()
 

@@ -12,9 +12,11 @@ from cxu import files
 from cxu.catalog import IMAGE_SUFFIXES, SOURCES, Source, source_or_custom
 from cxu.errors import DuplicateIdError, ImageError, MissingInputError
 from cxu.image_listing import LIST_SUFFIXES, ZIP_SUFFIX, ImageFile, list_files, spec_texts
+from cxu.sharing import Share
 
 LOCAL_SOURCE: Final = "local"
 PREDICTIONS: Final = "predictions.parquet"
+_BLOCK_IMAGES: Final = 64
 _DICOM_MARK: Final = slice(128, 132)
 _RESULT_FOLDERS: Final = ("overlays", "masks")
 
@@ -48,6 +50,14 @@ class PredictPlan:
     others: tuple[ImageFile, ...] = ()
     own: tuple[ImageFile, ...] = ()
     unusable: tuple[tuple[ImageFile, str], ...] = ()
+
+    def of_share(self, share: Share | None) -> dict[int, PlannedImage]:
+        """Return the images of one job of an array by their positions, in blocks, so that all jobs have some."""
+        places = range(len(self.images))
+        if share is None:
+            return dict(zip(places, self.images, strict=True))
+        size = max(1, min(_BLOCK_IMAGES, -(-len(self.images) // share.total)))
+        return {place: self.images[place] for place in places if share.holds(place // size)}
 
 
 def plan_images(specs: Sequence[str | Path], source_name: str | None = None) -> PredictPlan:

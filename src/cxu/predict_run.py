@@ -6,8 +6,8 @@ What is finished stays finished: the same call continues where an earlier one st
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -17,17 +17,19 @@ import pyarrow as pa
 import cxu
 from cxu import files, store, table
 from cxu.anatomy import ORGANS
-from cxu.errors import CxuError, ImageError
+from cxu.engine import available_cpus, check_workers
+from cxu.errors import CxuError, ImageError, UsageError
 from cxu.model.device import find_device
 from cxu.model.hybridgnet import Precision
 from cxu.model.reference import reference_of
 from cxu.model.sampling import DEFAULT_SAMPLES
 from cxu.model.weight_source import load
 from cxu.model.weights import BUNDLED, Weights
-from cxu.predict import Prediction, PredictOptions, Predictor, Rejected, predict_films, prediction_rows
+from cxu.predict import PredictOptions, Predictor, Rejected, predict_films, prediction_rows
+from cxu.predict_crew import Crew, Outcome
 from cxu.predict_extras import (
     MASKS,
-    Advance,
+    Drawers,
     Extras,
     ProgressBar,
     Written,
@@ -36,16 +38,13 @@ from cxu.predict_extras import (
     no_progress,
     write_extras,
 )
-from cxu.predict_folder import Key, PredictFolder, check_paths
+from cxu.predict_folder import Key, PredictFolder, Stamp, check_paths, stamp_of
 from cxu.predict_plan import PlannedImage, PredictPlan, plan_images
 from cxu.quality import Quality
+from cxu.sharing import Share
 
 # Raised whenever the same image, weights and options come to give other numbers.
 PREDICT_VERSION: Final = 2
-
-_PART_SECONDS: Final = 15.0  # what an interruption may cost
-_PART_ROWS: Final = 1024
-_PART_ROWS_SAMPLES: Final = 64
 
 
 @dataclass
@@ -59,7 +58,7 @@ class PredictReport:
     predicted, skipped
         Images predicted by this call, and those that were there already.
     seconds
-        Time that predicting took, without loading the weights.
+        Time that predicting took.
     keys
         Source and id of every image asked for that has a row.
     rejected
@@ -70,6 +69,10 @@ class PredictReport:
         Images at a time, at the end: smaller than asked for where memory ran out.
     beside
         What was written beside the table.
+    images, images_finished
+        How many images there are, and how many of them were tried by now, by all jobs of an array.
+    is_whole
+        Whether the table holds them all, and this tells of it; else of the share that was asked for.
     """
 
     path: Path
@@ -82,6 +85,9 @@ class PredictReport:
     turned: list[str] = field(default_factory=list)
     batch_size: int = 1
     beside: Written = field(default_factory=Written)
+    images: int = 0
+    images_finished: int = 0
+    is_whole: bool = True
 
 
 def record_of(weights: Weights, options: PredictOptions) -> dict[str, Any]:
@@ -108,11 +114,11 @@ def record_of(weights: Weights, options: PredictOptions) -> dict[str, Any]:
 def predict_into(
     out: Path,
     plan: PredictPlan,
-    predictor: Predictor,
+    crew: Crew,
     *,
     extras: Extras | None = None,
+    share: Share | None = None,
     overwrite: bool = False,
-    workers: int = 1,
     progress: ProgressBar = no_progress,
 ) -> PredictReport:
     """Predict the planned images into the folder ``out``.
@@ -123,14 +129,15 @@ def predict_into(
         Created where missing. It holds one table, made with one set of weights and options.
     plan
         From :func:`cxu.predict_plan.plan_images`.
-    predictor
-        The network on its device, and the options.
+    crew
+        Who predicts, with which network and options.
     extras
         What to write beside the table.
+    share
+        Predict only these images, as one job of an array. The job that finds all images tried writes the table, and
+        what goes beside it.
     overwrite
         Remove what the folder holds first.
-    workers
-        Processes that draw pictures and masks.
     progress
         Called with a verb and a total; gives a function that takes how many images more are done.
 
@@ -139,109 +146,142 @@ def predict_into(
     OutputExistsError
         If the folder holds predictions made otherwise, or something else, and ``overwrite`` is not given.
     UsageError
-        If pictures or masks are asked for and two images would have one.
+        If pictures or masks are asked for and two images would have one, or a share is to start afresh.
     DeviceMemoryError
         If the device has too little memory for one image.
+    WorkerError
+        If a worker was killed; the same call continues.
     """
-    extras = extras or Extras()
-    folder = PredictFolder(out)
-    with folder.lock():
+    if overwrite and share is not None:
+        raise UsageError("--overwrite and --shard: each job would remove what the others find; choose another --out")
+    check_workers(crew.workers, crew.scheduler)
+    run = _Run(PredictFolder(out), plan, crew, extras or Extras(), progress)
+    with run.folder.lock():
+        run.claim(overwrite=overwrite)
+        images = run.sort_out(plan.of_share(share))
+        if share is None:
+            report = run.report(images, run.predict(images))
+            run.folder.forget_rejected()
+            return run.join(report)
+    # jobs of an array predict at the same time, and hold the folder only to look and to join
+    outcome = run.predict(images)
+    run = replace(run, folder=PredictFolder(out))
+    with run.folder.lock():
+        run.claim()
+        return run.join_shares(images, outcome, share)
+
+
+@dataclass(frozen=True)
+class _SortedOut:
+    """Images by their positions in the plan: to predict, there already, and refused: another file has their id."""
+
+    new: Mapping[int, PlannedImage]
+    present: Mapping[int, PlannedImage]
+    taken: Sequence[Rejected]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The steps of one call; the folder is held where they change more than parts of it."""
+
+    folder: PredictFolder
+    plan: PredictPlan
+    crew: Crew
+    extras: Extras
+    progress: ProgressBar
+
+    def claim(self, *, overwrite: bool = False) -> None:
+        """Make the folder that of this run, or refuse."""
+        folder, masks = self.folder, self.folder.out / MASKS
         if overwrite:
-            clear_masks(out / MASKS)
-        folder.claim(record_of(predictor.weights, predictor.options), overwrite=overwrite)
-        if extras.masks or extras.overlays:
-            check_paths([*folder.keys, *map(_key, plan.images)])
-        if extras.masks:
-            check_masks(out / MASKS)
-        return _predict_into(folder, plan, predictor, extras, workers, progress)
+            clear_masks(masks)
+        folder.claim(record_of(self.crew.weights, self.crew.options), overwrite=overwrite)
+        if self.extras.masks or self.extras.overlays:
+            check_paths([*folder.keys, *map(_key, self.plan.images)])
+        if self.extras.masks:
+            check_masks(masks)
 
+    def sort_out(self, images: Mapping[int, PlannedImage]) -> _SortedOut:
+        """Tell which images are to be predicted."""
+        states = {place: self.folder.state(image) for place, image in images.items()}
+        new = {place: image for place, image in images.items() if states[place] == "new"}
+        present = {place: image for place, image in images.items() if states[place] == "done"}
+        taken = [_taken(image) for place, image in images.items() if states[place] == "other"]
+        return _SortedOut(new, present, taken)
 
-def _predict_into(
-    folder: PredictFolder,
-    plan: PredictPlan,
-    predictor: Predictor,
-    extras: Extras,
-    workers: int,
-    progress: ProgressBar,
-) -> PredictReport:
-    report = PredictReport(folder.path, rejected=[Rejected(file.name, reason) for file, reason in plan.unusable])
-    new, present = _sort_out(folder, plan, report)
-    with progress("predicting", len(new)) as advance:
-        present += _predict_new(folder, new, predictor, report, advance)
-    # in the order asked for, whichever of them were there already
-    order = {image: index for index, image in enumerate(plan.images)}
-    present.sort(key=order.__getitem__)
-    report.keys = [_key(image) for image in present]
-    report.rows = folder.join()
-    report.batch_size = predictor.batch_size
-    files_of = {_key(image): image.file for image in present}
-    try:
-        write_extras(folder, files_of, set(map(_key, new)), extras, report.beside, workers=workers, progress=progress)
-    except (CxuError, OSError) as error:
-        # the table is whole, and what was found must be told
-        report.beside.undrawn.append(f"not all of what was asked for beside the table was written: {error}")
-    return report
+    def predict(self, images: _SortedOut) -> Outcome:
+        """Predict what is new into parts of the folder."""
+        begun = time.monotonic()
+        with self.progress("predicting", len(images.new)) as advance:
+            outcome = self.crew.predict(images.new, self.folder, advance)
+        outcome.seconds = time.monotonic() - begun
+        return outcome
+
+    def report(self, images: _SortedOut, outcome: Outcome) -> PredictReport:
+        """Return what was done, before the table is written."""
+        plan, predicted = self.plan, set(outcome.predicted)
+        return PredictReport(
+            self.folder.path,
+            predicted=len(predicted),
+            skipped=len(images.present.keys() - predicted),
+            seconds=outcome.seconds,
+            keys=[_key(plan.images[place]) for place in sorted(images.present.keys() | predicted)],
+            rejected=[*images.taken, *(outcome.rejected[place] for place in sorted(outcome.rejected))],
+            turned=outcome.turned,
+            batch_size=outcome.batch_size or 1,
+            images=len(plan.images),
+            images_finished=len(plan.images),
+        )
+
+    def join(self, report: PredictReport) -> PredictReport:
+        """Write the table, and what goes beside it."""
+        folder = self.folder
+        report.rejected[:0] = [Rejected(file.name, reason) for file, reason in self.plan.unusable]
+        new, has_row = folder.waiting(), set(report.keys)
+        report.rows = folder.join(map(_key, self.plan.images))
+        files_of = {_key(image): image.file for image in self.plan.images if _key(image) in has_row}
+        scheduler = self.crew.scheduler
+        drawers = Drawers(1 if scheduler else available_cpus(), scheduler)
+        try:
+            write_extras(folder, files_of, new, self.extras, report.beside, drawers=drawers, progress=self.progress)
+        except (CxuError, OSError) as error:
+            # the table is whole, and what was found must be told
+            report.beside.undrawn.append(f"not all of what was asked for beside the table was written: {error}")
+        return report
+
+    def join_shares(self, images: _SortedOut, outcome: Outcome, share: Share) -> PredictReport:
+        """Write the table where the jobs of an array have tried all images; else tell of this job's share."""
+        folder, plan = self.folder, self.plan
+        notes = [(one.file, stamp_of(images.new[place].file), one.reason) for place, one in outcome.rejected.items()]
+        folder.note_rejected(f"{share.number}-of-{share.total}", notes)
+        noted = folder.rejected()
+        left = [image for image in plan.images if _key(image) not in folder.keys and not _is_noted(image, noted)]
+        if left:
+            report = self.report(images, outcome)
+            report.images_finished -= len(left)
+            report.is_whole = False
+            return report
+        whole = self.sort_out(plan.of_share(None))
+        rejected = {place: Rejected(image.file.name, noted[image.file.name][1]) for place, image in whole.new.items()}
+        return self.join(self.report(whole, replace(outcome, rejected=rejected)))
 
 
 def _key(image: PlannedImage) -> Key:
     return image.source.name, image.image_id
 
 
-def _sort_out(
-    folder: PredictFolder, plan: PredictPlan, report: PredictReport
-) -> tuple[list[PlannedImage], list[PlannedImage]]:
-    """Return the images to predict, and those that are there; ids that another file has are rejected."""
-    new, present = [], []
-    for image in plan.images:
-        state = folder.state(image)
-        if state == "new":
-            new.append(image)
-        elif state == "done":
-            present.append(image)
-        else:
-            report.rejected.append(
-                Rejected(
-                    image.file.name,
-                    f"{image.file.name}: the folder holds a prediction of another file as {image.image_id!r} of "
-                    f"{image.source.name}; choose another --out, or start afresh with --overwrite",
-                )
-            )
-    report.skipped = len(present)
-    return new, present
+def _is_noted(image: PlannedImage, noted: Mapping[str, tuple[Stamp, str]]) -> bool:
+    """Tell whether a job of an array has tried an image as it is now, and could make no row of it."""
+    stamp, _ = noted.get(image.file.name, (None, ""))
+    return stamp is not None and stamp == stamp_of(image.file)
 
 
-def _predict_new(
-    folder: PredictFolder, images: Sequence[PlannedImage], predictor: Predictor, report: PredictReport, advance: Advance
-) -> list[PlannedImage]:
-    """Predict images into parts of the folder and return those that have a row now."""
-    done: list[PlannedImage] = []
-    waiting: list[Prediction] = []
-    reference = reference_of(predictor.weights.model_id)
-    most = _PART_ROWS_SAMPLES if predictor.options.keep_samples else _PART_ROWS
-    begun = written = time.monotonic()
-
-    def write_part() -> None:
-        if waiting:
-            rows = prediction_rows(waiting, predictor.weights, predictor.options, reference)
-            folder.add(rows, [one.stamp for one in waiting])
-            waiting.clear()
-
-    try:
-        for result in predict_films(images, predictor):
-            if isinstance(result, Rejected):
-                report.rejected.append(result)
-            else:
-                waiting.append(result)
-                done.append(result.image)
-                report.turned += [result.image.file.name] if result.film.turned else []
-            if len(waiting) >= most or time.monotonic() - written > _PART_SECONDS:
-                write_part()
-                written = time.monotonic()
-            advance(1)
-    finally:
-        write_part()
-    report.predicted, report.seconds = len(done), time.monotonic() - begun
-    return done
+def _taken(image: PlannedImage) -> Rejected:
+    return Rejected(
+        image.file.name,
+        f"{image.file.name}: the folder holds a prediction of another file as {image.image_id!r} of "
+        f"{image.source.name}; choose another --out, or start afresh with --overwrite",
+    )
 
 
 @dataclass(frozen=True)

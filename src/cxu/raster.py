@@ -19,8 +19,11 @@ import numpy.typing as npt
 from cxu.codec import Mask, encode_rle
 from cxu.contour import FloatArray, normal_sigma
 from cxu.errors import CxuError
+from cxu.frame import Box
+from cxu.window import Window
 
 BoolArray = npt.NDArray[np.bool_]
+Vertices = npt.NDArray[np.int32]
 
 BAND_SIGMAS: Final = 2.8
 _REACH_SIGMAS: Final = 3.2  # Φ(3.2) rounds to 255 of 255, so beyond it a probability is certain
@@ -71,7 +74,32 @@ def paint_polygon(mask: Mask, contour_xy: FloatArray, value: int) -> None:
     """Write ``value`` into the pixels of a mask that :func:`fill_polygon` fills; the others stay."""
     check_fill_rule()
     if len(contour_xy):
-        cv2.fillPoly(mask, [np.rint(contour_xy).astype(np.int32)], value)
+        cv2.fillPoly(mask, [to_vertices(contour_xy)], value)
+
+
+def to_vertices(contour_xy: FloatArray) -> Vertices:
+    """Return the whole pixels int32 [N, 2] that a contour [N, 2] is drawn through, rounded half to even."""
+    return np.rint(contour_xy).astype(np.int32)
+
+
+def box_around(vertices: Vertices) -> Box:
+    """Return the smallest box that holds vertices [N, 2], and so all that is drawn of them; an empty one for none."""
+    if not len(vertices):
+        return Box(0, 0, 0, 0)
+    left, top = vertices.min(axis=0).tolist()
+    right, bottom = vertices.max(axis=0).tolist()
+    return Box(left, top, right + 1, bottom + 1)
+
+
+def paint_vertices(window: Window, vertices: Vertices, value: int) -> None:
+    """Write ``value`` into the pixels of a window that :func:`paint_polygon` would fill in its image; others stay.
+
+    The window has to hold the vertices' box, as far as that lies in the image: OpenCV cuts polygons off at the border,
+    and only there may the two have one.
+    """
+    check_fill_rule()
+    if len(vertices) and window.pixels.size:
+        cv2.fillPoly(window.pixels, [vertices], value, offset=(-window.left, -window.top))
 
 
 def ignore_band(

@@ -6,26 +6,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from cxu import files
 from cxu.anatomy import OrganName
-from cxu.engine import run_shards
-from cxu.errors import CxuError
+from cxu.contour import FloatArray, crosses_itself
+from cxu.engine import check_workers, run_shards
+from cxu.errors import CxuError, UsageError
 from cxu.image_listing import ImageFile
 from cxu.maskfiles import Paths, encode_row, open_writer, part_path
 from cxu.maskfolder import INDEX_SCHEMA, BlockFacts, MaskFolder
 from cxu.maskplan import Block, MaskPlan
-from cxu.masks import MaskOptions, OrganMask, RowShape, draw_organs
+from cxu.masks import NEEDS_SIGMA, MaskOptions, OrganMask, Policy, RowShape, draw_organs
 from cxu.placing import KEY_COLUMNS, RowKey, Target, place_row
+from cxu.sharing import Share, check_arrived, check_shared
 
 MANY_FILES: Final = 10_000
-_DRAWN_COLUMNS: Final = (*KEY_COLUMNS, "landmarks_xy", "sigma_xy", "confident", "usable", "samples_xy")
+_DRAWN_COLUMNS: Final = (*KEY_COLUMNS, "landmarks_xy", "confident", "usable")
+_UNCERTAINTY: Final = ("sigma_xy", "samples_xy")
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,11 @@ class MaskReport:
         Rows whose position in their image is assumed: their source says nothing of how it made the model frame.
     failures
         Rows without a mask, and why.
+    failed_elsewhere
+        How many more rows have no mask: other jobs of the array tell why.
+    blocks, blocks_finished
+        Of how many blocks the whole consists, and how many of them were drawn by now, by all jobs of an array. Once
+        they all are, this tells of the whole; else of the share that was asked for.
     """
 
     rows: int = 0
@@ -66,6 +76,14 @@ class MaskReport:
     crossing: Counter[str] = field(default_factory=Counter)
     assumed: int = 0
     failures: list[Failure] = field(default_factory=list)
+    failed_elsewhere: int = 0
+    blocks: int = 0
+    blocks_finished: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all is drawn and the index written."""
+        return self.blocks_finished == self.blocks
 
 
 def estimate_bytes(plan: MaskPlan) -> int:
@@ -74,7 +92,7 @@ def estimate_bytes(plan: MaskPlan) -> int:
     For formats with files of their own for every row.
     """
     for block in plan.blocks[:1]:
-        for key, image, shape in _rows_of(block):
+        for key, image, shape in _rows_of(block, plan.options.policy):
             try:
                 organs = draw_organs(shape, place_row(key, image, plan.target), plan.options)
             except CxuError:
@@ -83,8 +101,8 @@ def estimate_bytes(plan: MaskPlan) -> int:
     return 0
 
 
-def _rows_of(block: Block) -> Iterator[tuple[RowKey, ImageFile | None, RowShape]]:
-    rows = block.read(_DRAWN_COLUMNS)
+def _rows_of(block: Block, policy: Policy) -> Iterator[tuple[RowKey, ImageFile | None, RowShape]]:
+    rows = block.read((*_DRAWN_COLUMNS, *(_UNCERTAINTY if policy in NEEDS_SIGMA else ())))
     yield from zip(RowKey.all_of(rows), block.images or [None] * len(rows), RowShape.all_of(rows), strict=True)
 
 
@@ -107,16 +125,18 @@ class _IndexLines:
     """Lines of the index, gathered row by row."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
+        self._lines: list[tuple[str, str, OrganName, str | None, bool, float]] = []
+        self._polygons: list[FloatArray] = []
 
     def add(self, key: RowKey, organs: Mapping[OrganName, OrganMask], paths: Paths) -> None:
         for name, mask in organs.items():
-            line = (key.source, key.image_id, name, paths[name], mask.usable, mask.area_ratio, mask.crosses_itself)
-            for column, value in zip(self._columns.values(), line, strict=True):
-                column.append(value)
+            self._lines.append((key.source, key.image_id, name, paths[name], mask.usable, mask.area_ratio))
+            self._polygons.append(mask.polygon_xy)
 
     def table(self) -> pa.Table:
-        return pa.table(self._columns, schema=INDEX_SCHEMA)
+        columns = [list(column) for column in zip(*self._lines, strict=True)] or [[]] * (len(INDEX_SCHEMA) - 1)
+        usable = np.array(columns[4], np.bool_)
+        return pa.table([*columns, pa.array(usable & crosses_itself(self._polygons))], schema=INDEX_SCHEMA)
 
 
 def _draw_block(task: _Task) -> _BlockResult:
@@ -129,7 +149,7 @@ def _draw_block(task: _Task) -> _BlockResult:
     folder.begin(block.name, list(block.planned(task.options)))
     lines, failures, assumed = _IndexLines(), [], 0
     with open_writer(task.out, block.name, task.options) as writer:
-        for (key, image, shape), stem in zip(_rows_of(block), block.stems, strict=True):
+        for (key, image, shape), stem in zip(_rows_of(block, task.options.policy), block.stems, strict=True):
             try:
                 placement = place_row(key, image, task.target)
                 organs = draw_organs(shape, placement, task.options)
@@ -157,10 +177,20 @@ def _stamp(block: Block) -> str | None:
     return files.hash_of([image and image.stamp() for image in block.images])
 
 
+def _draw_block_there(task: _Task) -> _BlockResult:
+    """Draw one block in a worker of a cluster."""
+    check_shared([task.out / files.RECORD], "the output folder")
+    check_shared([task.block.shard.path], "the table")
+    check_shared((image.path for image in task.block.images or () if image), "the images")
+    return _draw_block(task)
+
+
 def rasterize_table(
     plan: MaskPlan,
     *,
     workers: int = 1,
+    scheduler: str | None = None,
+    share: Share | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> MaskReport:
@@ -170,8 +200,10 @@ def rasterize_table(
     ----------
     plan
         From :func:`cxu.maskplan.plan_masks`.
-    workers
-        Processes to use.
+    workers, scheduler
+        Processes to use, or a Dask cluster: see :func:`cxu.engine.open_pool`.
+    share
+        Draw only these blocks, as one job of an array. The index is written by the job that finds all blocks drawn.
     overwrite
         Remove what an earlier command wrote into the folder first, and start afresh.
     progress
@@ -181,21 +213,45 @@ def rasterize_table(
     ------
     OutputExistsError
         If the folder holds something else and ``overwrite`` is not given.
+    UsageError
+        If a share is to start afresh.
     WorkerError
         If a worker was killed; the same call continues.
     """
+    if overwrite and share is not None:
+        raise UsageError("--overwrite and --shard: each job would remove what the others draw; choose another --out")
+    check_workers(workers, scheduler)
     folder = MaskFolder(plan.out)
     planned = (name for block in plan.blocks for name in block.planned(plan.options))
     folder.claim(plan.record, planned, overwrite=overwrite)
-    report = MaskReport()
-    tasks = [_Task(block, plan.out, plan.options, plan.target) for block in plan.blocks]
-    for result in run_shards(_draw_block, tasks, workers=workers):
-        report.rows += result.facts.rows
-        report.resumed_rows += result.facts.rows if result.resumed else 0
-        report.assumed += result.facts.assumed
-        report.failures += result.failures
-        progress(result.facts.rows + result.facts.failures)
-    contents = folder.write_index(block.name for block in plan.blocks)
+    report = MaskReport(blocks=len(plan.blocks))
+    blocks = plan.of_share(share)
+    draw, tasks = _draw_block, [_Task(block, plan.out, plan.options, plan.target) for block in blocks]
+    if scheduler is not None:
+        draw, tasks = _draw_block_there, [_anywhere(task) for task in tasks]
+    with closing(run_shards(draw, tasks, workers=workers, scheduler=scheduler)) as results:
+        for block, result in zip(blocks, results, strict=True):
+            check_arrived(folder.lines_path(block.name))
+            report.resumed_rows += result.facts.rows if result.resumed else 0
+            report.failures += result.failures
+            progress(result.facts.rows + result.facts.failures)
+    return _finish(folder, plan, blocks, report)
+
+
+def _anywhere(task: _Task) -> _Task:
+    """Return a task that means the same in a process with another working folder."""
+    shard = replace(task.block.shard, path=task.block.shard.path.absolute())
+    return replace(task, block=replace(task.block, shard=shard), out=task.out.absolute())
+
+
+def _finish(folder: MaskFolder, plan: MaskPlan, done: Sequence[Block], report: MaskReport) -> MaskReport:
+    """Write the index where all blocks are drawn, and complete the report of those that this run has ``done``."""
+    mine, names = {block.name for block in done}, [block.name for block in plan.blocks]
+    # another job that looks at the same time finds all blocks too, and writes the same index
+    report.blocks_finished = sum(name in mine or folder.lines_path(name).is_file() for name in names)
+    contents = folder.write_index(names) if report.is_whole else folder.count(block.name for block in done)
+    report.rows, report.assumed = contents.rows, contents.assumed
+    report.failed_elsewhere = contents.failures - len(report.failures)
     report.files, report.bytes = contents.files, contents.n_bytes
     report.unusable, report.crossing = contents.unusable, contents.crossing
     return report

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from cxu.anatomy import ORGANS
-from cxu.errors import UsageError
-from cxu.overlay import (
+from cxu.canvas import (
+    BLANK,
     DEFAULT_VMAX_PX,
-    GREY,
     HALO,
     INK,
     PAPER,
     SOFT_INK,
     SUPERSAMPLE,
     Colour,
+    add_caption,
+    as_colour,
     disc_box,
     hatch_mask,
     load_font,
     shorten_text,
     sigma_colours,
 )
+from cxu.errors import UsageError
 
-LegendKey = Literal["right_lung", "left_lung", "heart", "ignore", "confident", "dropped", "unusable"]
+LegendKey = Literal["right_lung", "left_lung", "heart", "ignore", "confident", "dropped", "unusable", "band"]
 
 LEGEND_TEXT: Final[dict[LegendKey, str]] = {
     "right_lung": "right lung",
@@ -37,12 +39,15 @@ LEGEND_TEXT: Final[dict[LegendKey, str]] = {
     "confident": "confident node",
     "dropped": "dropped node",
     "unusable": "unusable organ",
+    "band": "± 1 standard deviation",
 }
-LEGEND_KEYS: Final = tuple(LEGEND_TEXT)
+# what is explained where nothing is said: bands are drawn on request
+LEGEND_KEYS: Final = tuple(key for key in LEGEND_TEXT if key != "band")
 BAR_TITLE: Final = "standard deviation, px in the 1024 frame"
 _ORGAN_COLOURS: Final[dict[LegendKey, Colour]] = {organ.name: organ.colour_rgb for organ in ORGANS}
 _MIN_WIDTH: Final = 560
 _MAX_TICKS: Final = 5
+_LINE_HEIGHT: Final = 1.4  # of the type
 
 
 def contact_sheet(
@@ -53,8 +58,10 @@ def contact_sheet(
     subtitle: str = "",
     footer: str = "",
     legend: Sequence[LegendKey] = LEGEND_KEYS,
+    legend_text: Mapping[LegendKey, str] = LEGEND_TEXT,
     vmax_px: float | None = DEFAULT_VMAX_PX,
-    limit_px: float | None = None,
+    limit_px: float | Sequence[float] | None = None,
+    bar_title: str = BAR_TITLE,
 ) -> Image.Image:
     """Arrange pictures in a grid under a title, with a legend and a colour bar of the uncertainty.
 
@@ -68,10 +75,14 @@ def contact_sheet(
         Texts, broken into lines where too long.
     legend
         What the legend explains, in this order; empty for none.
+    legend_text
+        The words for it.
     vmax_px
-        End of the colour bar, as given to :func:`draw_overlay`; None for no bar.
+        End of the colour bar, as given to :func:`cxu.overlay.draw_overlay`; None for no bar.
     limit_px
-        Threshold marked on the bar.
+        Threshold marked on the bar, or several.
+    bar_title
+        What the bar shows, and its unit.
 
     Raises
     ------
@@ -83,9 +94,10 @@ def contact_sheet(
     grid = _grid(tiles, min(columns, len(tiles)))
     width = max(grid.width, _MIN_WIDTH)
     base = min(max(width // 70, 13), 30)
-    keys = [_legend_entry(key, base) for key in legend]
+    keys = [_legend_entry(key, legend_text[key], base) for key in legend]
     if vmax_px is not None:
-        keys.append(_colour_bar(vmax_px, limit_px, base))
+        limits = [] if limit_px is None else [limit_px] if isinstance(limit_px, (int, float)) else limit_px
+        keys.append(_colour_bar(bar_title, vmax_px, sorted(set(limits)), base))
     blocks = [
         _text_block(title, round(1.8 * base), INK, width),
         _text_block(subtitle, base, SOFT_INK, width),
@@ -94,6 +106,15 @@ def contact_sheet(
         _text_block(footer, base, SOFT_INK, width),
     ]
     return _stack([block for block in blocks if block is not None], width, base)
+
+
+def message_tile(message: str, size: int, *, title: str) -> Image.Image:
+    """Return a tile of ``size`` px that says why there is no picture."""
+    tile = Image.new("RGB", (size, size), BLANK)
+    text = _text_block(message, max(11, size // 24), SOFT_INK, round(0.86 * size), BLANK)
+    if text is not None:
+        tile.paste(text, (round(0.07 * size), size // 10))
+    return add_caption(tile, title, " ")
 
 
 def _stack(blocks: Sequence[Image.Image], width: int, base: int) -> Image.Image:
@@ -119,7 +140,7 @@ def _grid(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
     return grid
 
 
-def _text_block(text: str, size: int, colour: Colour, width: int) -> Image.Image | None:
+def _text_block(text: str, size: int, colour: Colour, width: int, background: Colour = PAPER) -> Image.Image | None:
     """Return ``text`` broken into lines of at most ``width`` px; None where it is empty."""
     if not text:
         return None
@@ -131,7 +152,7 @@ def _text_block(text: str, size: int, colour: Colour, width: int) -> Image.Image
         else:
             lines.append(word)
     line_height = round(1.35 * size)
-    block = Image.new("RGB", (width, line_height * len(lines)), PAPER)
+    block = Image.new("RGB", (width, line_height * len(lines)), background)
     for index, line in enumerate(lines):
         middle = round((index + 0.5) * line_height)
         ImageDraw.Draw(block).text((0, middle), shorten_text(line, font, width), colour, font, anchor="lm")
@@ -139,7 +160,7 @@ def _text_block(text: str, size: int, colour: Colour, width: int) -> Image.Image
 
 
 def _flow(items: Sequence[Image.Image], width: int, gap: int) -> Image.Image | None:
-    """Return the items from left to right, broken into rows, each item in the middle of its row's height."""
+    """Return the items from left to right, broken into rows, their upper edges in line."""
     if not items:
         return None
     rows: list[list[Image.Image]] = [[]]
@@ -153,15 +174,15 @@ def _flow(items: Sequence[Image.Image], width: int, gap: int) -> Image.Image | N
     for row, height in zip(rows, heights, strict=True):
         left = 0
         for item in row:
-            block.paste(item, (left, top + (height - item.height) // 2))
+            block.paste(item, (left, top))
             left += item.width + gap
         top += height + gap // 2
     return block
 
 
-def _legend_entry(key: LegendKey, base: int) -> Image.Image:
+def _legend_entry(key: LegendKey, text: str, base: int) -> Image.Image:
     """Return a small picture of what ``key`` stands for, and its name."""
-    font, text, swatch = load_font(base), LEGEND_TEXT[key], _swatch(key, round(1.4 * base))
+    font, swatch = load_font(base), _swatch(key, round(_LINE_HEIGHT * base))
     left = swatch.width + base // 2
     entry = Image.new("RGB", (left + math.ceil(font.getlength(text)), swatch.height), PAPER)
     entry.paste(swatch, (0, 0))
@@ -170,35 +191,63 @@ def _legend_entry(key: LegendKey, base: int) -> Image.Image:
 
 
 def _swatch(key: LegendKey, height: int) -> Image.Image:
-    """Return a picture ``height`` px high of an organ's colour, the hatching, a node or a dashed outline."""
-    tall = height * SUPERSAMPLE
-    wide = tall if key in ("confident", "dropped") else round(1.6 * tall)
+    """Return a picture ``height`` px high: an organ's colour, hatching, a band, or a node on its line."""
+    tall, wide = height * SUPERSAMPLE, round(1.6 * height * SUPERSAMPLE)
     picture = Image.new("RGB", (wide, tall), PAPER)
-    draw, middle, line = ImageDraw.Draw(picture), tall / 2, tall // 9
     if key in _ORGAN_COLOURS:
-        draw.rounded_rectangle((0, 0.15 * tall, wide - 1, 0.85 * tall), tall // 6, fill=_ORGAN_COLOURS[key])
-    elif key == "ignore":
-        picture.paste((90, 92, 97), (0, round(0.15 * tall), wide, round(0.85 * tall)))
-        hatched = hatch_mask(wide, tall // 4).crop((0, 0, wide, round(0.7 * tall)))
-        picture.paste(INK, (0, round(0.15 * tall)), hatched.point(lambda value: min(255, 2 * value)))
-    elif key == "unusable":
-        for left in np.linspace(0, wide * 3 / 4, 3):
-            draw.line(((left, middle), (left + wide / 4, middle)), fill=GREY, width=line)
+        box = (0, 0.15 * tall, wide - 1, 0.85 * tall)
+        ImageDraw.Draw(picture).rounded_rectangle(box, tall // 6, fill=_ORGAN_COLOURS[key])
+    elif key in ("ignore", "unusable"):
+        _draw_hatched(picture, dashed=key == "unusable")
+    elif key == "band":
+        _draw_band(picture)
     else:
-        sigma = np.array(0.2 if key == "confident" else 0.7)
-        draw.ellipse(disc_box(middle, middle, 0.3 * tall), fill=tuple(sigma_colours(sigma, vmax_px=1.0).tolist()))
-        if key == "dropped":
-            draw.ellipse(disc_box(middle, middle, 0.3 * tall - line), fill=HALO)
+        _draw_node(picture, confident=key == "confident")
     return picture.reduce(SUPERSAMPLE)
 
 
-def _colour_bar(vmax_px: float, limit_px: float | None, base: int) -> Image.Image:
+def _draw_hatched(picture: Image.Image, *, dashed: bool) -> None:
+    wide, tall = picture.size
+    top, bottom = round(0.15 * tall), round(0.85 * tall)
+    picture.paste((90, 92, 97), (0, top, wide, bottom))
+    lines = hatch_mask(wide, tall // 4).crop((0, 0, wide, bottom - top))
+    picture.paste(INK, (0, top), lines.point(lambda value: value * 4 // 5))
+    for left in np.linspace(0, wide * 3 / 4, 3) if dashed else ():
+        ImageDraw.Draw(picture).line(((left, top), (left + wide / 4, top)), fill=INK, width=tall // 5)
+
+
+def _draw_band(picture: Image.Image) -> None:
+    """Draw a line that grows less certain to the right, and the band around it."""
+    wide, tall = picture.size
+    draw, middle = ImageDraw.Draw(picture), tall / 2
+    colours = sigma_colours(np.linspace(0.2, 0.9, wide), vmax_px=1.0)
+    for x, colour in enumerate(colours):
+        half_width = tall * (0.12 + 0.3 * x / wide)
+        faded = np.rint(colour + 0.53 * (np.array(PAPER) - colour)).astype(np.uint8)
+        draw.line(((x, middle - half_width), (x, middle + half_width)), fill=as_colour(faded))
+        draw.line(((x, middle - tall / 18), (x, middle + tall / 18)), fill=as_colour(colour))
+
+
+def _draw_node(picture: Image.Image, *, confident: bool) -> None:
+    wide, tall = picture.size
+    draw, middle, line = ImageDraw.Draw(picture), tall / 2, tall // 9
+    colour = as_colour(sigma_colours(np.array(0.2 if confident else 0.7), vmax_px=1.0))
+    draw.line(((0, middle), (wide, middle)), fill=colour, width=2 * line if confident else max(line // 2, 1))
+    draw.ellipse(disc_box(wide / 2, middle, 0.3 * tall), fill=colour)
+    if not confident:
+        draw.ellipse(disc_box(wide / 2, middle, 0.3 * tall - line), fill=HALO)
+
+
+def _colour_bar(title: str, vmax_px: float, limits_px: Sequence[float], base: int) -> Image.Image:
     """Return the scale of the uncertainty: its title, the colours, and ticks in px."""
     font, small = load_font(base), load_font(max(11, round(0.85 * base)))
-    title = BAR_TITLE if limit_px is None else f"{BAR_TITLE} (mark: limit {limit_px:g})"
+    if limits_px:
+        named = ", ".join(f"{limit:g}" for limit in limits_px)
+        title = f"{title} (mark{'s' if len(limits_px) > 1 else ''}: limit {named})"
     left, width, thick = math.ceil(font.getlength(title)) + base, 16 * base, base
     picture = Image.new("RGB", (left + width + 2 * base, thick + round(1.9 * base)), PAPER)
-    draw, top = ImageDraw.Draw(picture), base // 3
+    # its middle in line with that of the other entries
+    draw, top = ImageDraw.Draw(picture), round((_LINE_HEIGHT * base - thick) / 2)
     draw.text((0, top + thick / 2), title, INK, font, anchor="lm")
     colours = sigma_colours(np.linspace(0, vmax_px, width), vmax_px=vmax_px)
     picture.paste(Image.fromarray(np.repeat(colours[None], thick, axis=0)), (left, top))
@@ -207,9 +256,10 @@ def _colour_bar(vmax_px: float, limit_px: float | None, base: int) -> Image.Imag
         draw.line(((x, top + thick), (x, top + thick + base // 3)), fill=SOFT_INK)
         label = f"{value:g}+" if value == vmax_px else f"{value:g}"
         draw.text((x, top + thick + base // 2), label, SOFT_INK, small, anchor="mt")
-    if limit_px is not None and limit_px <= vmax_px:
-        x = left + round((width - 1) * limit_px / vmax_px)
-        draw.line(((x, 0), (x, top + thick + base // 3)), fill=INK, width=max(2, base // 6))
+    for limit in limits_px:
+        if limit <= vmax_px:
+            x = left + round((width - 1) * limit / vmax_px)
+            draw.line(((x, 0), (x, top + thick + base // 3)), fill=INK, width=max(2, base // 6))
     return picture
 
 

@@ -17,19 +17,21 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, BinaryIO, Final, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxu import files, table
 from cxu.catalog import FrameName, find_source
+from cxu.engine import Pool
 from cxu.errors import FormatError, MissingInputError, UsageError
+from cxu.row_groups import JoinedGroups, encoding_options
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,6 @@ LATEST: Final = "latest"
 PREDICTIONS: Final = "predictions"
 _LISTING = "source.json"
 _LATE_FACTS: Final = "cxu_late"
-_COMPRESSION: Final = {"compression": "zstd", "compression_level": 3}
 
 TableKind = Literal["source", "selection", "predictions", "file"]
 
@@ -446,23 +447,71 @@ def write_table(rows: pa.Table, path: Path) -> None:
 
 
 class TableWriter:
-    """Appends rows to a Parquet file in row groups of at most :data:`SHARD_ROWS`."""
+    """Appends rows to a Parquet file in row groups of at most :data:`SHARD_ROWS`.
 
-    def __init__(self, writer: pq.ParquetWriter) -> None:
-        self._writer = writer
+    The first rows decide how the columns are encoded (:func:`cxu.row_groups.encoding_options`).
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path, self._schema = path, schema
+        self._writer: pq.ParquetWriter | None = None
 
     def write(self, rows: pa.Table) -> None:
         """Append rows; none is fine."""
         if len(rows):
-            self._writer.write_table(rows, row_group_size=SHARD_ROWS)
+            self._opened_for(rows).write_table(rows, row_group_size=SHARD_ROWS)
+
+    def _opened_for(self, rows: pa.Table) -> pq.ParquetWriter:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, self._schema, **encoding_options(rows))
+        return self._writer
 
     def add_facts(self, facts: dict[str, Any]) -> None:
         """Add facts that are known only once all rows are written."""
-        self._writer.add_key_value_metadata({_LATE_FACTS: json.dumps(facts, sort_keys=True)})
+        self._opened_for(self._schema.empty_table()).add_key_value_metadata(_late(facts))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._opened_for(self._schema.empty_table()).close()
+
+
+class TableJoiner:
+    """Writes what :class:`TableWriter` writes, byte for byte, with row groups that threads encode."""
+
+    def __init__(self, stream: BinaryIO, schema: pa.Schema, pool: Pool) -> None:
+        self._groups = JoinedGroups(stream, schema)
+        self._pool = pool
+        self._facts: dict[str, Any] = {}
+
+    def write_shards(self, shards: Iterable[pa.Table]) -> None:
+        """Append shards, each of 1 to :data:`SHARD_ROWS` rows; they are drawn a bounded number ahead."""
+        for group in self._pool.run(self._groups.encode, map(self._groups.looked_at, shards)):
+            self._groups.append(group)
+
+    def add_facts(self, facts: dict[str, Any]) -> None:
+        """Add facts that are known only once all rows are written."""
+        self._facts |= _late(facts)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._groups.finish(self._facts)
+
+
+def _late(facts: dict[str, Any]) -> dict[str, str]:
+    return {_LATE_FACTS: json.dumps(facts, sort_keys=True)}
 
 
 @contextmanager
 def table_writer(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
     """Give a writer of the Parquet file ``path``, which appears whole at the end or not at all."""
-    with files.replacing(path) as temporary, pq.ParquetWriter(temporary, schema, **_COMPRESSION) as writer:
-        yield TableWriter(writer)
+    with files.replacing(path) as temporary, closing(TableWriter(temporary, schema)) as writer:
+        yield writer
+
+
+@contextmanager
+def table_joiner(path: Path, schema: pa.Schema, pool: Pool) -> Iterator[TableJoiner]:
+    """Give a writer of the same file ``path``, whose row groups are encoded by the threads of ``pool``."""
+    with files.replacing(path) as temporary, temporary.open("wb") as stream:
+        writer = TableJoiner(stream, schema, pool)
+        yield writer
+        writer.close()

@@ -132,15 +132,20 @@ def lists_from_numpy(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(missing) if missing.any() else None)
 
 
-def list_column(table: pa.Table, name: str) -> npt.NDArray[Any]:
-    """Return a fixed-size list column as numpy [n, width]: NaN (or False) where a row is null, float32 or bool."""
+def list_column(table: pa.Table, name: str, *, writable: bool = True) -> npt.NDArray[Any]:
+    """Return a fixed-size list column as numpy [n, width]: NaN (or False) where a row is null, float32 or bool.
+
+    It is a copy, or without ``writable`` the column's own memory where no row is null.
+    """
     column = pa.concat_arrays(table.column(name).chunks or [pa.array([], table.schema.field(name).type)])
     width = column.type.list_size
     is_bool = pa.types.is_boolean(column.type.value_type)
-    values = np.full((len(column), width), False if is_bool else np.nan, bool if is_bool else np.float32)
-    present = ~column.is_null().to_numpy(zero_copy_only=False)
     # flatten() leaves null rows out, whatever their slots in the child array hold
-    values[present] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    there = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    if not column.null_count:
+        return there if there.flags.writeable or not writable else there.copy()
+    values = np.full((len(column), width), False if is_bool else np.nan, bool if is_bool else np.float32)
+    values[column.is_valid().to_numpy(zero_copy_only=False)] = there
     return values
 
 

@@ -15,17 +15,19 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cxu.anatomy import N_NODES, ORGAN_GROUPS, ORGAN_NAMES, ORGANS, OrganName
-from cxu.contour import longest_gap
+from cxu.anatomy import N_NODES, ORGAN_GROUPS, ORGAN_NAMES, ORGANS, Organ, OrganName
 from cxu.errors import UsageError
 
 Unit = Literal["model", "image"]
 WorstQuality = Literal["ok", "review", "any"]
 FloatArray = npt.NDArray[np.floating]
 BoolArray = npt.NDArray[np.bool_]
+BitArray = npt.NDArray[np.uint64]
+Percentile = tuple[float, tuple[OrganName, ...]]  # 0 to 100, and the organs whose nodes it is of
 
 MIN_CONFIDENT: Final = 0.5
 MAX_GAP: Final = 4
+_WORD: Final = 64  # bits
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,16 @@ def _parse_limit(value: str, whole: str) -> Limit:
     return Limit(float(match[2]), bool(match[1]))
 
 
-def resolve_limits(thresholds: Thresholds, sigmas: Mapping[tuple[str, str], FloatArray]) -> tuple[OrganLimits, ...]:
+def percentiles_asked(thresholds: Thresholds) -> list[Percentile]:
+    """Return the percentiles that the limits of node uncertainty ask for, and the organs whose nodes each is of."""
+    limits = (thresholds.max_std or {}).items()
+    asked = [_asked(organ, limit, thresholds.organs) for organ, limit in limits if limit.percentile]
+    return list(dict.fromkeys(asked))
+
+
+def resolve_limits(
+    thresholds: Thresholds, found: Mapping[tuple[str, str], Mapping[Percentile, float]]
+) -> tuple[OrganLimits, ...]:
     """Turn limits into px for every source and model.
 
     A percentile is taken over the nodes, of the organs that were limited together and decide, of the rows that reached
@@ -231,38 +242,26 @@ def resolve_limits(thresholds: Thresholds, sigmas: Mapping[tuple[str, str], Floa
     ----------
     thresholds
         Limits in px or percentiles.
-    sigmas
-        (source, model_id) → node uncertainty [n, 120] of its rows, in the unit of the thresholds.
+    found
+        (source, model_id) → what :func:`percentiles_asked` come to for its rows, in the unit of the thresholds.
     """
     resolved = []
-    for (source, model_id), sigma in sigmas.items():
+    for (source, model_id), of_group in found.items():
         px: dict[OrganName, float | None] = dict.fromkeys(ORGAN_NAMES)
-        found: dict[tuple[float, tuple[OrganName, ...]], float] = {}
         for organ, limit in (thresholds.max_std or {}).items():
-            if not limit.percentile:
-                px[organ] = limit.value
-                continue
-            pool = _pool_of(organ, limit, thresholds.organs)
-            if (limit.value, pool) not in found:
-                found[limit.value, pool] = _percentile(sigma, pool, limit.value)
-            px[organ] = found[limit.value, pool]
+            px[organ] = of_group[_asked(organ, limit, thresholds.organs)] if limit.percentile else limit.value
         resolved.append(OrganLimits(source, model_id, px))
     return tuple(resolved)
+
+
+def _asked(organ: OrganName, limit: Limit, deciding: tuple[OrganName, ...]) -> Percentile:
+    return limit.value, _pool_of(organ, limit, deciding)
 
 
 def _pool_of(organ: OrganName, limit: Limit, deciding: tuple[OrganName, ...]) -> tuple[OrganName, ...]:
     if organ not in deciding:
         return (organ,)
     return tuple(name for name in limit.pool or (organ,) if name in deciding)
-
-
-def _percentile(sigma: FloatArray, organs: tuple[OrganName, ...], percentile: float) -> float:
-    if not len(sigma):
-        return 0.0
-    nodes = np.concatenate([np.arange(organ.first, organ.stop) for organ in ORGANS if organ.name in organs])
-    values = np.take(sigma, nodes, axis=1)
-    # a list of shares, not one number: numpy would round that to float32, too coarse for millions of nodes
-    return float(np.quantile(values, [percentile / 100], overwrite_input=True)[0])
 
 
 def limits_for(limits: Iterable[OrganLimits], source: str, model_id: str, *, mix_models: bool = False) -> OrganLimits:
@@ -303,7 +302,9 @@ def confident_nodes(sigma_px: FloatArray, limits_px: FloatArray) -> BoolArray:
     -------
     bool [n, 120].
     """
-    return (sigma_px <= limits_px.astype(np.float32)) | np.isposinf(limits_px)
+    confident = sigma_px <= limits_px.astype(np.float32)
+    confident[:, np.isposinf(limits_px)] = True
+    return confident
 
 
 def usable_organs(confident: BoolArray, *, min_confident: float = MIN_CONFIDENT, max_gap: int = MAX_GAP) -> BoolArray:
@@ -324,11 +325,50 @@ def usable_organs(confident: BoolArray, *, min_confident: float = MIN_CONFIDENT,
     >>> usable_organs(nodes).tolist()
     [[True, True, False]]
     """
-    usable = np.empty((len(confident), len(ORGANS)), np.bool_)
+    usable, words = np.empty((len(confident), len(ORGANS)), np.bool_), _node_bits(confident)
     for index, organ in enumerate(ORGANS):
-        nodes = confident[:, organ.nodes]
-        usable[:, index] = (nodes.mean(axis=1) >= min_confident) & (longest_gap(nodes) <= max_gap)
+        bits = _organ_bits(words, organ)
+        enough = _count_bits(bits) / organ.n_nodes >= min_confident
+        usable[:, index] = enough & ~_has_gap(bits, organ.n_nodes, max_gap + 1)
     return usable
+
+
+def _node_bits(confident: BoolArray) -> BitArray:
+    """Return the nodes [n, 120] as bits of two numbers a row, node 0 the lowest of the first: uint64 [n, 2]."""
+    words = np.zeros((len(confident), 16), np.uint8)
+    words[:, : N_NODES // 8] = np.packbits(confident, bitorder="little").reshape(-1, N_NODES // 8)
+    return words.view("<u8")
+
+
+def _organ_bits(words: BitArray, organ: Organ) -> BitArray:
+    """Return the nodes of an organ, at most 64, as bits of one number a row: uint64 [n]."""
+    whole, first = np.uint64((1 << organ.n_nodes) - 1), organ.first
+    if first >= _WORD:
+        return (words[:, 1] >> np.uint64(first - _WORD)) & whole
+    if organ.stop <= _WORD:
+        return (words[:, 0] >> np.uint64(first)) & whole
+    return ((words[:, 0] >> np.uint64(first)) | (words[:, 1] << np.uint64(_WORD - first))) & whole
+
+
+def _count_bits(bits: BitArray) -> BitArray:
+    """Return how many bits are set: sums over pairs, over fours, over bytes, then of all bytes by multiplication."""
+    pairs = bits - ((bits >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    fours = (pairs & np.uint64(0x3333333333333333)) + ((pairs >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    in_bytes = (fours + (fours >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (in_bytes * np.uint64(0x0101010101010101)) >> np.uint64(56)
+
+
+def _has_gap(bits: BitArray, n_nodes: int, length: int) -> BoolArray:
+    """Tell where a ring of nodes has a run of ``length`` zeros or more: :func:`cxu.contour.longest_gap`, in bits."""
+    if length > n_nodes:
+        return np.zeros(len(bits), np.bool_)
+    whole = np.uint64((1 << n_nodes) - 1)
+    runs, reached = ~bits & whole, 1  # bits that begin a run of zeros of the length reached
+    while reached < length:
+        step = min(reached, length - reached)
+        runs &= (runs >> np.uint64(step)) | ((runs << np.uint64(n_nodes - step)) & whole)
+        reached += step
+    return runs != 0
 
 
 def has_usable(usable: BoolArray, organs: tuple[OrganName, ...] = ORGAN_NAMES) -> BoolArray:

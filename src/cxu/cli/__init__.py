@@ -8,7 +8,23 @@ from typing import Annotated
 import typer
 
 import cxu
-from cxu.cli import fetch, filter_, import_, info, ls, measure, predict, quickstart, rasterize, train
+from cxu.cli import (
+    demo,
+    export,
+    fetch,
+    filter_,
+    import_,
+    info,
+    ls,
+    measure,
+    overlay,
+    plot,
+    predict,
+    quickstart,
+    rasterize,
+    report,
+    train,
+)
 from cxu.cli._errors import KEPT, NOTHING_KEPT, guarded
 from cxu.cli.evaluate import accuracy, calibration, error, noise, occlusion, ood
 
@@ -49,14 +65,19 @@ for name, module in (
     ("import", import_),
     ("filter", filter_),
     ("rasterize", rasterize),
+    ("overlay", overlay),
+    ("export", export),
     ("predict", predict),
     ("measure", measure),
+    ("plot", plot),
+    ("report", report),
     ("ls", ls),
     ("info", info),
     ("train", train),
+    ("demo", demo),
 ):
     app.command(name, cls=getattr(module, "Command", None), epilog=f"Example:  {module.EXAMPLE}")(
-        guarded(module.command, kept=NOTHING_KEPT if module is measure else KEPT)
+        guarded(module.command, kept=getattr(module, "KEPT", KEPT))
     )
 
 evaluate = typer.Typer(

@@ -159,6 +159,12 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the selection to this .parquet file instead.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=1, help="Threads to use; the result is the same.", show_default="one a processor, up to 4"
+        ),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -194,7 +200,7 @@ def command(
     inputs = _inputs(store, table, source, frame)
     for stored in inputs:
         announce(output, store, stored)
-    sources = _sources_of(inputs, source)
+    sources = _sources_of(inputs, source) if labels or (table and source) else []
     criteria = Criteria(
         thresholds,
         # of the home's own sources, only those that were asked for are read at all
@@ -207,7 +213,7 @@ def command(
     if like is not None:
         criteria = _like(output, store, like, criteria)
     with output.progress("filtering", sum(stored.rows for stored in inputs)) as advance:
-        report = filter_tables(inputs, criteria, target, progress=advance)
+        report = filter_tables(inputs, criteria, target, workers=workers, progress=advance)
     _finish(output, store, target, report, criteria)
 
 

@@ -10,16 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cxu.cli._errors import SOME_FAILED
-from cxu.cli._options import FrameOption, HomeOption, JsonOption, WorkersOption
+from cxu.cli._options import (
+    FrameOption,
+    HomeOption,
+    JsonOption,
+    SchedulerOption,
+    ShardOption,
+    WorkersOption,
+    share_of,
+    told_share,
+)
 from cxu.cli._output import Output
 from cxu.cli._tables import announce, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from cxu.measure.bulk import MeasureReport
+    from cxu.measure.account import MeasureReport
+    from cxu.sharing import Share
 
 EXAMPLE = "cxu measure mimic --out measures.parquet"
+KEPT = "With --out, what is finished is kept: the same command continues."
 
 _QUANTILES = ("5 %", "25 %", "50 %", "75 %", "95 %")
 _BLANK = {
@@ -63,6 +74,8 @@ def command(
     ] = None,
     frame: FrameOption = None,
     workers: WorkersOption = 1,
+    shard: ShardOption = None,
+    scheduler: SchedulerOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,37 +85,41 @@ def command(
     nodes of a length are not confident, it is blank. Research and education only; not a medical device.
     """
     from cxu.labels import open_labels
-    from cxu.measure.bulk import measure_table, sources_of
+    from cxu.measure.bulk import measure_table, rows_of_share, sources_of
     from cxu.store import Home
 
-    output, store = Output(as_json=as_json), Home(home)
+    output, store, share = Output(as_json=as_json), Home(home), share_of(shard)
     stored = store.open(table, frame=frame)
     announce(output, store, stored)
     opened = [open_labels(text, sources_of(stored)) for text in labels or ()]
-    with output.progress("measuring", stored.rows) as advance:
-        report = measure_table(stored, out, labels=opened, workers=workers, progress=advance)
-    content = _as_json(report, out)
+    with output.progress("measuring", rows_of_share(stored, share)) as advance:
+        report = measure_table(
+            stored, out, labels=opened, workers=workers, scheduler=scheduler, share=share, progress=advance
+        )
+    content = _as_json(report, out, share)
     failures = [str(failure) for failure in report.failures]
     elsewhere = "see --json"
     if out is not None:
-        elsewhere = f"see {store.record_run('measure', {**content, 'table': stored.name})}"
-    _tell_of_labels(output, report)
+        how = {"table": stored.name, "workers": workers, "shard": shard, "scheduler": scheduler}
+        elsewhere = f"see {store.record_run('measure', {**content, **how})}"
+    if report.is_whole:
+        _tell_of_labels(output, report)
     if report.implausible_mm:
         output.warn(
             f"by the pixel spacing of the file, the thorax is narrower than 15 cm or wider than 45 cm in "
             f"{report.implausible_mm:,} of {report.rows:,} rows. Were files resized and their spacing left as it was? "
             "Then trust no value in mm"
         )
-    output.result(content, *_summary(report))
+    output.result(content, *_summary(report, share))
     output.list_items(f"{len(failures):,} rows could not be measured:", failures, elsewhere=elsewhere)
-    if out is not None:
+    if out is not None and report.is_whole:
         output.say(f"{report.rows:,} rows in {out}")
     if failures:
         raise typer.Exit(SOME_FAILED)
 
 
-def _as_json(report: MeasureReport, out: Path | None) -> dict[str, Any]:
-    return {
+def _as_json(report: MeasureReport, out: Path | None, share: Share | None) -> dict[str, Any]:
+    content = {
         "out": None if out is None else str(out),
         "rows": report.rows,
         "failures": [[failure.source, failure.image_id, failure.reason] for failure in report.failures],
@@ -116,6 +133,9 @@ def _as_json(report: MeasureReport, out: Path | None) -> dict[str, Any]:
         "labels": [asdict(match) for match in report.labels],
         "first_rows": report.first_rows,
     }
+    if share is not None:
+        content |= {"shard": str(share), "blocks": report.shards, "blocks_finished": report.shards_finished}
+    return content
 
 
 def _spelled(counts: Mapping[str | None, int]) -> dict[str, int]:
@@ -134,7 +154,9 @@ def _tell_of_labels(output: Output, report: MeasureReport) -> None:
             )
 
 
-def _summary(report: MeasureReport) -> list[RenderableType]:
+def _summary(report: MeasureReport, share: Share | None) -> list[RenderableType]:
+    if share is not None and not report.is_whole:
+        return [told_share(share, f"{report.rows:,} rows", report.shards_finished, report.shards, "blocks", "file")]
     parts: list[RenderableType] = []
     for source, of_measure in report.quantiles.items():
         rows = [

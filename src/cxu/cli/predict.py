@@ -10,7 +10,7 @@ import typer
 
 from cxu.cli._errors import SOME_FAILED
 from cxu.cli._model import load_model, plain
-from cxu.cli._options import HomeOption, JsonOption
+from cxu.cli._options import SCHEDULER_HELP, SHARD_HELP, HomeOption, JsonOption, share_of, told_share
 from cxu.cli._output import Output, make_table
 from cxu.cli._tables import titled
 from cxu.errors import UsageError
@@ -18,10 +18,10 @@ from cxu.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from cxu.model.weights import Weights
-    from cxu.predict import Predictor
+    from cxu.predict_crew import Crew
     from cxu.predict_plan import PredictPlan
     from cxu.predict_run import PredictReport
+    from cxu.sharing import Share
 
 EXAMPLE = "cxu predict films/ --out predictions/ --overlay --csv"
 
@@ -96,6 +96,19 @@ def command(
         Literal["float32", "bf16"],
         typer.Option("--precision", help="Of the encoder's convolutions.", rich_help_panel=_HOW),
     ] = "float32",
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Processes that predict, each with its own network: one a GPU.",
+            rich_help_panel=_HOW,
+        ),
+    ] = 1,
+    shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help=SHARD_HELP, rich_help_panel=_HOW)] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help=SCHEDULER_HELP, rich_help_panel=_HOW)
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -105,33 +118,35 @@ def command(
     there and adds what is new. Files that cannot be read are listed and left out (exit 3). Research and education
     only; not a medical device.
     """
-    from cxu.model.device import find_device
-    from cxu.predict import PredictOptions, Predictor
+    from cxu.model.device import find_devices
+    from cxu.predict import PredictOptions
+    from cxu.predict_crew import Crew
     from cxu.predict_extras import Extras
     from cxu.predict_plan import plan_images
     from cxu.predict_run import predict_into
     from cxu.store import Home
 
-    output, store = Output(as_json=as_json), Home(home)
+    output, store, share = Output(as_json=as_json), Home(home), share_of(shard)
     options = PredictOptions(samples, seed, precision, keep_samples)
-    batch, chosen = _batch_size(batch_size), find_device(device)
+    # what devices a cluster has its workers find out
+    batch, devices = _batch_size(batch_size), (device,) if scheduler else find_devices(device, workers)
     out = out or store.predictions_folder
     plan = plan_images(images, source)
-    loaded = load_model(output, weights)
-    predictor = Predictor(loaded, options, chosen, batch)
-    _announce(output, out, loaded, predictor, plan)
+    crew = Crew(load_model(output, weights), options, devices, batch, workers, scheduler)
+    _announce(output, out, crew, plan)
     report = predict_into(
         out,
         plan,
-        predictor,
+        crew,
         extras=Extras(csv, overlay, masks),
+        share=share,
         overwrite=overwrite,
-        workers=os.cpu_count() or 1,
         progress=lambda verb, total: output.progress(verb, total, "images"),
     )
-    manifest = store.record_run("predict", _manifest(report, predictor, images))
+    how = {"workers": workers, "shard": shard, "scheduler": scheduler}
+    manifest = store.record_run("predict", {**_manifest(report, crew, images), **how})
     _tell(output, report, str(manifest))
-    content, parts = _result(report)
+    content, parts = _result(report) if share is None or report.is_whole else _result_of_share(report, share)
     _tell_quality(output, content)
     output.result(content, *parts)
     if report.rejected or report.beside.undrawn:
@@ -150,14 +165,15 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _announce(output: Output, out: Path, weights: Weights, predictor: Predictor, plan: PredictPlan) -> None:
+def _announce(output: Output, out: Path, crew: Crew, plan: PredictPlan) -> None:
     from cxu.model.card import terms_of
 
+    weights = crew.weights
     config = weights.model.config
     variant = "with" if config.use_skip else "without"
     output.say(
         f"{_counted(len(plan.images), 'image')} to {out} · weights {weights.origin} ({variant} skip connections, "
-        f"{config.size} px, {weights.model_id[:12]}) · {predictor.device}, {predictor.options.precision}"
+        f"{config.size} px, {weights.model_id[:12]}) · {crew}, {crew.options.precision}"
     )
     output.say(plain(terms_of(weights)))
     if plan.own:
@@ -166,7 +182,7 @@ def _announce(output: Output, out: Path, weights: Weights, predictor: Predictor,
         named = ", ".join(file.relative.name for file in plan.others[:_MOST_NAMED])
         more = ", …" if len(plan.others) > _MOST_NAMED else ""
         output.say(f"{_counted(len(plan.others), 'file')} beside them, no image by name: {named}{more}")
-    if predictor.options.n_samples == 1:
+    if crew.options.n_samples == 1:
         output.warn("with one sample there is no standard deviation: the rows have no uncertainty")
 
 
@@ -190,7 +206,7 @@ def _tell(output: Output, report: PredictReport, manifest: str) -> None:
 
 
 def _tell_quality(output: Output, content: dict[str, Any]) -> None:
-    doubtful = content["doubtful"]
+    doubtful = content.get("doubtful", [])
     output.list_items(
         f"{_counted(len(doubtful), 'image')} to look at; cxu filter leaves out those to reject:",
         [f"{one['quality']}: {one['image_id']} {one['reason']} ({one['score']:.2f})" for one in doubtful],
@@ -228,6 +244,14 @@ def _result(report: PredictReport) -> tuple[dict[str, Any], list[RenderableType]
     return content, [counted, *quantile_table, *judged, *lines]
 
 
+def _result_of_share(report: PredictReport, share: Share) -> tuple[dict[str, Any], list[RenderableType]]:
+    done = _counted(len(report.keys), "image")
+    sentence = told_share(share, done, report.images_finished, report.images, "images", "table")
+    content = {**_written(report), "rejected": [[one.file, one.reason] for one in report.rejected]}
+    content |= {"shard": str(share), "images": report.images, "images_finished": report.images_finished}
+    return content, [sentence]
+
+
 def _paths(report: PredictReport) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = [("table", f"{report.path} ({_counted(report.rows, 'row')})")]
     found += [("CSV", str(path)) for path in report.beside.csv]
@@ -255,17 +279,17 @@ def _written(report: PredictReport) -> dict[str, Any]:
     }
 
 
-def _manifest(report: PredictReport, predictor: Predictor, images: list[str]) -> dict[str, Any]:
+def _manifest(report: PredictReport, crew: Crew, images: list[str]) -> dict[str, Any]:
     from cxu.predict_run import record_of
 
     content = _written(report)
     del content["overlays"]
     return {
         **content,
-        "record": record_of(predictor.weights, predictor.options),
+        "record": record_of(crew.weights, crew.options),
         # file names need not be UTF-8, but JSON is
         "images": [text.encode("utf-8", "backslashreplace").decode() for text in images],
-        "device": str(predictor.device),
+        "device": ", ".join(crew.devices),
         "batch_size": report.batch_size,
         "seconds": round(report.seconds, 3),
         "failed": [[one.file, one.reason] for one in report.rejected],

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cxu.cli._errors import SOME_FAILED
-from cxu.cli._options import FrameOption, HomeOption, JsonOption, WorkersOption
+from cxu.cli._options import (
+    FrameOption,
+    HomeOption,
+    JsonOption,
+    SchedulerOption,
+    ShardOption,
+    WorkersOption,
+    share_of,
+    told_share,
+)
 from cxu.cli._output import Output, make_table
 from cxu.cli._output import size as in_bytes
 from cxu.cli._tables import announce, describe_thresholds
@@ -19,6 +28,7 @@ if TYPE_CHECKING:
     from cxu.maskplan import MaskPlan
     from cxu.placing import Target
     from cxu.rasterize import MaskReport
+    from cxu.sharing import Share
 
 EXAMPLE = "cxu rasterize --out masks/ --policy ignore --images /data/mimic-cxr-jpg/files --workers 2"
 
@@ -68,6 +78,8 @@ def command(
     ] = None,
     frame: FrameOption = None,
     workers: WorkersOption = 1,
+    shard: ShardOption = None,
+    scheduler: SchedulerOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the masks that are in this folder first, and start afresh.")
     ] = False,
@@ -84,24 +96,27 @@ def command(
     from cxu.rasterize import rasterize_table
     from cxu.store import Home
 
-    output, store = Output(as_json=as_json), Home(home)
+    output, store, share = Output(as_json=as_json), Home(home), share_of(shard)
     options = MaskOptions(policy, format_, band, unusable)
     target = _target(images, size, layout)
     stored = store.open(table, frame=frame)
     announce(output, store, stored)
     plan = plan_masks(stored, out, options, target, frame=frame, cache_folder=store.root / "cache")
     _warn_of_many(output, plan)
-    with output.progress("drawing", plan.rows) as advance:
-        report = rasterize_table(plan, workers=workers, overwrite=overwrite, progress=advance)
-    manifest = store.record_run("rasterize", _manifest(plan, report))
+    with output.progress("drawing", sum(len(block.rows) for block in plan.of_share(share))) as advance:
+        report = rasterize_table(
+            plan, workers=workers, scheduler=scheduler, share=share, overwrite=overwrite, progress=advance
+        )
+    how = {"workers": workers, "shard": shard, "scheduler": scheduler}
+    manifest = store.record_run("rasterize", {**_manifest(plan, report, share), **how})
     output.list_items(f"{len(report.failures):,} rows have no mask:", report.failures, elsewhere=f"see {manifest}")
     _tell(output, report, "max_std" in describe_thresholds(stored), policy)
-    output.result(_as_json(plan, report), *_summary(plan, report))
+    output.result(_as_json(plan, report, share), *_summary(plan, report, share))
     if not images:
         output.say(
             "These masks are in the pixels of the rows; they do not overlay the original files without --images."
         )
-    if report.failures:
+    if report.failures or report.failed_elsewhere:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -131,6 +146,8 @@ def _target(images: list[str] | None, size: str | None, layout: Literal["ids", "
 def _tell(output: Output, report: MaskReport, has_limits: bool, policy: str) -> None:
     if report.resumed_rows:
         output.say(f"{report.resumed_rows:,} rows were already drawn")
+    if report.failed_elsewhere:
+        output.say(f"{report.failed_elsewhere:,} rows of other shares have no mask: their jobs list them")
     if policy in ("confident", "ignore") and not has_limits:
         output.warn(
             f"no limit of uncertainty was set, so every node counts as confident and --policy {policy} draws what full "
@@ -146,14 +163,17 @@ def _tell(output: Output, report: MaskReport, has_limits: bool, policy: str) -> 
         output.warn(f"contours that cross themselves: {crossing}; listed in index.parquet as crosses_itself")
 
 
-def _summary(plan: MaskPlan, report: MaskReport) -> list[Any]:
+def _summary(plan: MaskPlan, report: MaskReport, share: Share | None) -> list[Any]:
+    if share is not None and not report.is_whole:
+        done = f"{report.rows:,} rows"
+        return [told_share(share, done, report.blocks_finished, report.blocks, "blocks", "index")]
     rows = [[name, report.rows - count, count] for name, count in report.unusable.items()]
     table = make_table("", ["organ", "usable", "unusable"], rows)
     return [table, f"\n{report.rows:,} rows, {report.files:,} files, {in_bytes(report.bytes)} in {plan.out}"]
 
 
-def _as_json(plan: MaskPlan, report: MaskReport) -> dict[str, Any]:
-    return {
+def _as_json(plan: MaskPlan, report: MaskReport, share: Share | None) -> dict[str, Any]:
+    content = {
         "out": str(plan.out),
         "rows": report.rows,
         "files": report.files,
@@ -162,11 +182,14 @@ def _as_json(plan: MaskPlan, report: MaskReport) -> dict[str, Any]:
         "unusable": dict(report.unusable),
         "crossing": dict(report.crossing),
         "assumed": report.assumed,
-        "failures": len(report.failures),
+        "failures": len(report.failures) + report.failed_elsewhere,
         "overlays_images": bool(plan.target.images),
     }
+    if share is not None:
+        content |= {"shard": str(share), "blocks": report.blocks, "blocks_finished": report.blocks_finished}
+    return content
 
 
-def _manifest(plan: MaskPlan, report: MaskReport) -> dict[str, Any]:
+def _manifest(plan: MaskPlan, report: MaskReport, share: Share | None) -> dict[str, Any]:
     failures = [[failure.source, failure.image_id, failure.reason] for failure in report.failures]
-    return {**_as_json(plan, report), "record": plan.record, "failed": failures}
+    return {**_as_json(plan, report, share), "record": plan.record, "failed": failures}

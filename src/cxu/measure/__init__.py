@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cxu.measure.bulk import MeasureReport as MeasureReport
+    from cxu.measure.account import MeasureReport as MeasureReport
     from cxu.measure.bulk import measure_table as measure_table
     from cxu.measure.rows import measure_rows as measure_rows
 
 _OWNERS = {
-    "MeasureReport": "bulk",
+    "MeasureReport": "account",
     "measure_rows": "rows",
     "measure_table": "bulk",
 }

@@ -4,90 +4,30 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from cxu import files, store, table
+from cxu import __version__, files, store, table
 from cxu.criteria import Criteria, check_keys
-from cxu.engine import run_shards
+from cxu.engine import check_workers, run_shards
 from cxu.errors import OutputExistsError, UsageError
-from cxu.flow import QUANTILES, LabelMatch
 from cxu.labels import Labels, common_type
 from cxu.measure import intervals, rows
-from cxu.measure.rows import FLAGS, MEASURES, REASONS, SCHEMA
+from cxu.measure.account import Gathered, MeasureReport
+from cxu.measure.parts import Parts
+from cxu.measure.rows import SCHEMA, Measured
+from cxu.sharing import Share, check_arrived, check_shared
 
 OUT_SUFFIXES: Final = (".parquet", ".csv")
 KIND: Final = "measures"
-PLAUSIBLE_THORAX_MM: Final = (150.0, 450.0)  # beyond: a small child, or the spacing of another file
-FEW_ROWS: Final = 20  # so many can be shown one by one
-_SHOWN: Final = ("source", "image_id", "ctr", "ctr_low", "ctr_high", "ctr_blank", "interval_method", *FLAGS)
 _KEYS: Final = ("source", "image_id", "frame")
-
-CodeArray = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A row that cannot be measured, and why."""
-
-    source: str
-    image_id: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.source} {self.image_id}: {self.reason}"
-
-
-@dataclass
-class MeasureReport:
-    """What was measured.
-
-    Attributes
-    ----------
-    rows
-        How many rows there are.
-    failures
-        Those of which nothing can be measured, and why.
-    quantiles
-        By source and measure: 5, 25, 50, 75 and 95 % of the values there are, and how many.
-    blank
-        By measure and reason, how many values are blank.
-    methods, scale_sources
-        How intervals were found, and whence the calibration; None for rows without.
-    flags
-        How many rows have each flag.
-    implausible_mm
-        Rows whose thorax is too narrow or too wide for a chest by the spacing that their file states.
-    views
-        How many rows there are of each view; None where unknown.
-    labels
-        How the label files met the rows.
-    first_rows
-        The rows themselves where they are few, the ratio and its flags only.
-    """
-
-    rows: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    quantiles: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    blank: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in MEASURES})
-    methods: Counter[str | None] = field(default_factory=Counter)
-    scale_sources: Counter[str | None] = field(default_factory=Counter)
-    flags: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(FLAGS, 0)))
-    implausible_mm: int = 0
-    views: Counter[str | None] = field(default_factory=Counter)
-    labels: list[LabelMatch] = field(default_factory=list)
-    first_rows: list[dict[str, Any]] = field(default_factory=list)
 
 
 def measure_table(
@@ -96,12 +36,15 @@ def measure_table(
     *,
     labels: Sequence[Labels] = (),
     workers: int = 1,
+    scheduler: str | None = None,
+    share: Share | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> MeasureReport:
     """Measure a stored table, into a file where one is named.
 
     Memory is bounded by a shard, and the values themselves for their quantiles. The same table gives the same bytes,
-    however many workers. A file of measures that is there is replaced once everything is done.
+    however many workers or jobs. A file of measures that is there is replaced once everything is done. Until then what
+    is finished lies beside it, and the same call goes on with it.
 
     Parameters
     ----------
@@ -111,36 +54,80 @@ def measure_table(
         A ``.parquet`` or ``.csv`` file; None only counts.
     labels
         Their columns are joined by image id.
-    workers
-        Processes to use.
+    workers, scheduler
+        Processes to use, or a Dask cluster: see :func:`cxu.engine.open_pool`.
+    share
+        Measure only these shards, as one job of an array. The file is written by the job that finds all measured.
     progress
         Called with the rows done.
 
     Raises
     ------
     UsageError
-        If ``out`` has another suffix, lists are to go into a CSV, or an image is there in both frames.
+        If ``out`` has another suffix, lists are to go into a CSV, an image is there in both frames, or a share has no
+        file to go to.
     OutputExistsError
         If ``out`` is there and holds no measures.
     DuplicateIdError
         If an image stands twice.
     """
+    check_workers(workers, scheduler)
     if out is not None:
         _check_out(out)
+    elif share is not None:
+        raise UsageError("--shard needs --out: the jobs of an array leave their measures beside that file")
     shards = stored.shards()
     check_keys(_keys_of(shards), Criteria())
     kinds = _extra_kinds([store.Shard(path, 0, 0).schema() for path in stored.paths], labels)
     names = rows.free_names(list(kinds))
     extras = [pa.field(name, kind) for name, kind in zip(names, kinds.values(), strict=True)]
-    schema = pa.schema([*SCHEMA, *extras], metadata=_metadata(stored, labels) if out else None)
-    gathered = _Gathered(labels)
-    with _writer(out, schema) as write:
-        tasks = [_Task(shard, tuple(kinds)) for shard in shards]
-        for measured in run_shards(_measure_shard, tasks, workers=workers):
-            columns = gathered.add(measured, kinds)
-            write(pa.table([*measured.rows.columns, *columns], schema=schema))
-            progress(len(measured.rows))
-    return gathered.finish()
+    facts = _facts(stored, labels) if out else {}
+    layout = _Layout(pa.schema([*SCHEMA, *extras], metadata=_metadata(facts)), labels, kinds)
+    tasks = [_Task(_anywhere(shard), tuple(kinds), index) for index, shard in enumerate(shards)]
+    if out is None:
+        return layout.join(_measured(tasks, workers, scheduler, progress), None)
+    _check_lists(out, layout.schema)
+    parts = Parts.beside(out, files.hash_of([facts["input"], facts["intervals"], SCHEMA.names, __version__]))
+    tasks = [replace(task, parts=parts) for task in tasks]
+    parts.begin()
+    try:
+        if share is not None:
+            mine = [task for task in tasks if share.holds(task.index)]
+            report = layout.join(_measured(mine, workers, scheduler, progress), None)
+            return _join_shares(layout, parts, tasks, report, out)
+        report = layout.join(_measured(tasks, workers, scheduler, progress), out)
+        parts.remove()
+    finally:
+        parts.remove_if_empty()
+    return report
+
+
+def _join_shares(
+    layout: _Layout, parts: Parts, tasks: Sequence[_Task], report: MeasureReport, out: Path
+) -> MeasureReport:
+    """Join the measures of all jobs of an array where they are there; ``report`` tells of this job's.
+
+    Another job may do so at the same time: both write the same file, and the first that is done removes the parts.
+    """
+    finished = [parts.path(task.index).is_file() for task in tasks]
+    is_joined = not parts.folder.is_dir()
+    if all(finished):
+        try:
+            whole = layout.join((parts.read(task.index) for task in tasks), out)
+        except FileNotFoundError:
+            is_joined = True
+        else:
+            whole.shards = whole.shards_finished = len(tasks)
+            parts.remove()
+            return whole
+    report.is_whole = False
+    report.shards, report.shards_finished = len(tasks), len(tasks) if is_joined else sum(finished)
+    return report
+
+
+def rows_of_share(stored: store.StoredTable, share: Share | None) -> int:
+    """Return how many rows one job of an array measures; all without a share."""
+    return sum(shard.rows for index, shard in enumerate(stored.shards()) if share is None or share.holds(index))
 
 
 def sources_of(stored: store.StoredTable) -> list[str]:
@@ -150,12 +137,58 @@ def sources_of(stored: store.StoredTable) -> list[str]:
 
 @dataclass(frozen=True)
 class _Task:
+    """A shard to measure, and where its measures go; without parts they are the result."""
+
     shard: store.Shard
     extras: tuple[str, ...]
+    index: int
+    parts: Parts | None = None
+
+    def measure(self) -> Measured:
+        return rows.measure(self.shard.read([*rows.READ, *self.extras]))
 
 
-def _measure_shard(task: _Task) -> rows.Measured:
-    return rows.measure(task.shard.read([*rows.READ, *task.extras]))
+def _anywhere(shard: store.Shard) -> store.Shard:
+    """Return a shard that is the same in a process with another working folder."""
+    return replace(shard, path=shard.path.absolute())
+
+
+def _measure_there(task: _Task) -> Measured | None:
+    """Measure one shard in a worker of a cluster."""
+    check_shared([task.shard.path], "the table")
+    check_shared([task.parts.folder] if task.parts else [], "the folder of --out")
+    return _measure_shard(task)
+
+
+def _measure_shard(task: _Task) -> Measured | None:
+    """Measure one shard, unless an earlier run did."""
+    if task.parts is None:
+        return task.measure()
+    if not task.parts.path(task.index).is_file():
+        task.parts.write(task.index, task.measure())
+    return None
+
+
+def _measured(
+    tasks: Sequence[_Task], workers: int, scheduler: str | None, progress: Callable[[int], None]
+) -> Generator[Measured]:
+    """Measure shards, and yield their measures in order."""
+    measure = _measure_there if scheduler else _measure_shard
+    with closing(run_shards(measure, tasks, workers=workers, scheduler=scheduler)) as results:
+        for task, result in zip(tasks, results, strict=True):
+            progress(task.shard.rows)
+            yield _read(task) if result is None else result
+
+
+def _read(task: _Task) -> Measured:
+    assert task.parts is not None, "the measures went there"
+    try:
+        return task.parts.read(task.index)
+    except FileNotFoundError:
+        if not task.parts.folder.is_dir():  # another job of the array has joined all parts
+            return task.measure()
+        check_arrived(task.parts.path(task.index))
+        raise
 
 
 def _keys_of(shards: Sequence[store.Shard]) -> pa.Table:
@@ -173,100 +206,36 @@ def _extra_kinds(schemas: Sequence[pa.Schema], labels: Sequence[Labels]) -> dict
     return kinds
 
 
-class _Gathered:
-    """What is counted shard by shard."""
+@dataclass(frozen=True)
+class _Layout:
+    """The columns of the file: ``kinds`` are those beyond the measures, of the table and of the labels."""
 
-    def __init__(self, labels: Sequence[Labels]) -> None:
-        self._labels = labels
-        self._labelled = np.zeros((len(labels), 2), np.int64)
-        self._values: dict[tuple[str, str], list[npt.NDArray[np.float32]]] = defaultdict(list)
-        self.report = MeasureReport()
+    schema: pa.Schema
+    labels: Sequence[Labels]
+    kinds: Mapping[str, pa.DataType]
 
-    def add(self, measured: rows.Measured, kinds: Mapping[str, pa.DataType]) -> list[pa.ChunkedArray]:
-        """Count the rows of a shard and return their columns beyond the measures, in the types ``kinds``."""
-        made, report = measured.rows, self.report
-        report.rows += len(made)
-        for name, codes in measured.reasons.items():
-            report.blank[name].update(_counts(codes))
-        lost = made.filter(pa.array(measured.reasons["ctr"] == REASONS.index("not_finite")))
-        report.failures += [
-            Failure(source, image_id, "a landmark is no finite number; predict or import this image again")
-            for source, image_id in zip(lost["source"].to_pylist(), lost["image_id"].to_pylist(), strict=True)
-        ]
-        for counter, name in (
-            (report.methods, "interval_method"),
-            (report.scale_sources, "sigma_scale_source"),
-            (report.views, "view"),
-        ):
-            for entry in pc.value_counts(made[name]).to_pylist():
-                counter[entry["values"]] += entry["counts"]
-        for name in FLAGS:
-            report.flags[name] += pc.sum(made[name]).as_py() or 0
-        report.implausible_mm += _beyond(made["thorax_width_mm"], PLAUSIBLE_THORAX_MM)
-        if len(report.first_rows) <= FEW_ROWS:
-            report.first_rows += made.select(_SHOWN).slice(0, FEW_ROWS + 1).to_pylist()
-        self._keep_values(made)
-        return self._join(measured, kinds)
-
-    def _keep_values(self, made: pa.Table) -> None:
-        for source in made["source"].unique().to_pylist():
-            of_source = made.filter(pc.equal(made["source"], source))
-            for name in MEASURES:
-                self._values[source, name].append(of_source[name].drop_null().to_numpy())
-
-    def _join(self, measured: rows.Measured, kinds: Mapping[str, pa.DataType]) -> list[pa.ChunkedArray]:
-        """Return the columns that the rows brought, over which labels are laid: null where neither says anything."""
-        brought, n_rows = measured.extras, len(measured.rows)
-        columns = {
-            name: brought[name].cast(kind)
-            if name in brought.column_names
-            else pa.chunked_array([pa.nulls(n_rows, kind)])
-            for name, kind in kinds.items()
-        }
-        for index, labels in enumerate(self._labels):
-            lines, matched = labels.take(measured.rows)
-            of_source = pc.equal(measured.rows["source"], labels.source.name).to_numpy()
-            self._labelled[index] += [of_source.sum(), (of_source & ~matched).sum()]
-            for name in lines.column_names:
-                columns[name] = pc.coalesce(lines[name].cast(kinds[name]), columns[name])
-        return list(columns.values())
-
-    def finish(self) -> MeasureReport:
-        """Return the report with its quantiles."""
-        report = self.report
-        if report.rows > FEW_ROWS:
-            report.first_rows = []
-        for (source, name), parts in sorted(self._values.items(), key=lambda item: item[0][0]):
-            values = np.concatenate(parts)
-            if len(values):
-                quantiles = [round(float(value), 6) for value in np.quantile(values, QUANTILES)]
-                report.quantiles.setdefault(source, {})[name] = {"n": len(values), "quantiles": quantiles}
-        report.labels = [
-            LabelMatch(one.path.name, one.source.name, one.n_lines, one.n_unmatched, int(of_source), int(without))
-            for one, (of_source, without) in zip(self._labels, self._labelled, strict=True)
-        ]
-        return report
+    def join(self, measured: Generator[Measured], out: Path | None) -> MeasureReport:
+        """Count the measures of shards, and write them to ``out`` where it is given."""
+        gathered = Gathered(self.labels)
+        with closing(measured), _writer(out, self.schema) as write:
+            for one in measured:
+                columns = gathered.add(one, self.kinds)
+                write(pa.table([*one.rows.columns, *columns], schema=self.schema))
+        return gathered.finish()
 
 
-def _beyond(column: pa.ChunkedArray, limits: tuple[float, float]) -> int:
-    values = column.drop_null().to_numpy()
-    return int(np.count_nonzero((values < limits[0]) | (values > limits[1])))
-
-
-def _counts(codes: CodeArray) -> dict[str, int]:
-    counts = np.bincount(codes, minlength=len(REASONS))
-    return {reason: int(count) for reason, count in zip(REASONS[1:], counts[1:], strict=True) if count}
-
-
-def _metadata(stored: store.StoredTable, labels: Sequence[Labels]) -> dict[bytes, bytes]:
+def _facts(stored: store.StoredTable, labels: Sequence[Labels]) -> dict[str, Any]:
     """Return what the file says of how it was made; no names of files, no clock times."""
-    facts = {
+    return {
         "kind": KIND,
         "input": {"rows": stored.rows, "digest": stored.digest},
         "labels": [{"source": one.source.name, "sha256": files.sha256_of(one.path)} for one in labels],
         "intervals": {"coverage": intervals.COVERAGE, "draws": intervals.N_DRAWS, "min_samples": intervals.MIN_SAMPLES},
     }
-    return {table.METADATA_KEY: json.dumps(facts, sort_keys=True).encode()}
+
+
+def _metadata(facts: Mapping[str, Any]) -> dict[bytes, bytes] | None:
+    return {table.METADATA_KEY: json.dumps(facts, sort_keys=True).encode()} if facts else None
 
 
 @contextmanager
@@ -278,11 +247,14 @@ def _writer(out: Path | None, schema: pa.Schema) -> Iterator[Callable[[pa.Table]
         with store.table_writer(out, schema) as writer:
             yield writer.write
     else:
-        lists = [field.name for field in schema if pa.types.is_nested(field.type)]
-        if lists:
-            raise UsageError(f"--out {out}: a CSV cannot hold the lists of {', '.join(lists)}; write a .parquet file")
         with files.replacing(out) as temporary, pa_csv.CSVWriter(temporary, schema) as lines:
             yield lines.write
+
+
+def _check_lists(out: Path, schema: pa.Schema) -> None:
+    lists = [field.name for field in schema if pa.types.is_nested(field.type)]
+    if lists and out.suffix == ".csv":
+        raise UsageError(f"--out {out}: a CSV cannot hold the lists of {', '.join(lists)}; write a .parquet file")
 
 
 def _check_out(out: Path) -> None:

@@ -48,6 +48,22 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def find_devices(name: str, workers: int) -> tuple[str, ...]:
+    """Return the devices of some worker processes, by name: the k-th process takes the k-th, and so on round.
+
+    ``auto`` and ``cuda`` give each process a GPU of its own, as far as there are; any other name is one for all.
+
+    Raises
+    ------
+    UsageError
+        As :func:`find_device`.
+    """
+    device = find_device(name)
+    if workers > 1 and device.type == "cuda" and name in ("auto", "cuda"):
+        return tuple(f"cuda:{index}" for index in range(min(workers, torch.cuda.device_count())))
+    return (str(device),)
+
+
 @contextlib.contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """Let this process keep the memory that it frees within the block, where the C library is glibc.

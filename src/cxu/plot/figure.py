@@ -9,6 +9,7 @@ from cxu import files
 from cxu.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMATS: Final = (".png", ".svg", ".pdf")
@@ -56,3 +57,12 @@ def save_figure(figure: Figure, path: Path) -> None:
     # names of SVG elements are hashes of their content and a salt, which is random unless set
     with files.replacing(path) as temporary, rc_context({"svg.hashsalt": "cxu"}):
         figure.savefig(temporary, format=kind, dpi=110, metadata=metadata)
+
+
+def plain_log_ticks(axes: Axes) -> None:
+    """Write the ticks of a logarithmic x axis as numbers that people read: 5, 10, 20."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter  # noqa: PLC0415 - an optional extra
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())

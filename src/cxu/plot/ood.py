@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cxu.evaluation.ood import Detector, OodReport
 from cxu.evaluation.ood_fit import density
 from cxu.evaluation.ood_rca import ALL_SOURCES, RcaAgreement, RcaReport
-from cxu.plot.figure import new_figure, save_figure
+from cxu.plot.figure import new_figure, plain_log_ticks, save_figure
 from cxu.table import scalar_column
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def draw_rca(report: RcaReport, path: Path) -> None:
         _draw_curve(points, one, colour)
     points.axhline(report.below, color="0.5", linewidth=0.8, linestyle="--")
     points.set(xlabel="image score, px", ylabel="RCA, Dice (max)", xscale="log")
-    _plain_ticks(points)
+    plain_log_ticks(points)
     points.set_title("Agreement with another automatic score", fontsize="medium")
     points.legend(title="median in bins; Spearman", fontsize="x-small", title_fontsize="x-small", loc="lower left")
     is_out = np.array(report.rows["set"].to_pylist(), object) == "out"
@@ -153,7 +153,7 @@ def _draw_densities(
     axes.set(xlabel=label, ylabel="density", yticks=[], xscale="log" if logarithmic else "linear")
     axes.set_ylim(bottom=0)
     if logarithmic:
-        _plain_ticks(axes)
+        plain_log_ticks(axes)
     axes.legend(fontsize="x-small", loc="upper right")
 
 
@@ -161,12 +161,3 @@ def _grid(values: FloatArray) -> FloatArray:
     low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
     margin = 0.2 * (high - low) or 1.0
     return np.linspace(low - margin, high + margin, _GRID)
-
-
-def _plain_ticks(axes: Axes) -> None:
-    """Write the ticks of a logarithmic axis as numbers that people read: 5, 10, 20."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter  # noqa: PLC0415 - an optional extra
-
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,1 @@
+"""Tables in the formats of others: COCO, the published CSV, DICOM segmentations, GeoJSON."""

@@ -1,0 +1,1 @@
+"""What a reader of a paper needs to know of a table: flow of exclusions, methods, references, sensitivity."""
