@@ -5,9 +5,9 @@
     python benchmarks/rasterize.py --folder /dev/shm            # without a disk
 
 Either side writes the same images, one of labels a row, then one an organ; every pixel is compared. They take turns, in
-one process and in two, which are up before the clock starts. Prints masks a second and their ratio, medians over runs
-next to each other; then the bulk formats, and where the time of a label image goes; last the ratio of labels in two
-processes.
+one process and in two; the clock starts when each process has finished its first rows. Prints masks a second and their
+ratio, medians over runs next to each other; then the bulk formats, and where the time of a label image goes; last the
+ratio of labels in two processes.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import cv2
 import numpy as np
 import pandas as pd
 from fabricate import write_csv, write_home
 
-from cxu import files, png
+from cxu import files, maskplan, png
 from cxu.anatomy import ORGANS, OrganName
 from cxu.csv_writer import ORGAN_COLUMNS
 from cxu.frame import MODEL_SIZE
@@ -41,43 +42,49 @@ from cxu.maskplan import plan_masks
 from cxu.masks import MaskFormat, MaskOptions, OrganMask, RowShape, draw_organs, merge_window
 from cxu.placing import KEY_COLUMNS, RowKey, Target, place_row
 from cxu.rasterize import rasterize_table
-from cxu.sharing import Share
 from cxu.store import Home, Shard, StoredTable
 
 SOURCE: Final = "mimic"
 ROUNDS: Final = 5
-CHUNK_ROWS: Final = 256
+CHUNK_ROWS: Final = 256  # rows that a process draws at a time, on either side
 TOGETHER: Final = 4  # rows that go from step to step together: more would not stay in the cache
 FORMATS: Final[tuple[MaskFormat, ...]] = ("labels", "organs")
+PROCESSES: Final = (1, 2)
 BULK: Final[tuple[MaskFormat, ...]] = ("tar", "rle")
 
 
-class Pool(Protocol):
-    """What both sides need of processes."""
+@dataclass
+class Clock:
+    """Notes when rows are done."""
 
-    def imap_unordered(self, function: Callable[[Any], Any], tasks: Iterable[Any], /) -> Iterator[Any]:
-        """Yield ``function(task)`` for each task."""
-        ...
+    marks: list[tuple[float, int]] = field(default_factory=list)
+
+    def mark(self, n_rows: int) -> None:
+        """Note that so many rows more are done."""
+        self.marks.append((time.perf_counter(), n_rows))
+
+    def speed(self, processes: int) -> float:
+        """Return rows a second, from when each process has finished its first rows, in step with the others."""
+        (start, _), *rest = self.marks[processes - 1 :]
+        return sum(n_rows for _, n_rows in rest) / (rest[-1][0] - start)
 
 
-class Here:
-    """One process: this one."""
-
-    def imap_unordered(self, function: Callable[[Any], Any], tasks: Iterable[Any], /) -> Iterator[Any]:
-        """Yield ``function(task)`` for each task."""
-        return map(function, tasks)
-
-
-def usual(pool: Pool, csv: Path, format_: MaskFormat, out: Path) -> None:
+def usual(csv: Path, format_: MaskFormat, out: Path, processes: int, clock: Clock) -> None:
     """Draw a whole CSV by the usual loop, chunks of rows in processes."""
     out.mkdir()
     columns = ["dicom_id", *ORGAN_COLUMNS.values()]
     chunks = ((chunk, format_, out) for chunk in pd.read_csv(csv, usecols=columns, chunksize=CHUNK_ROWS))
-    list(pool.imap_unordered(usual_chunk, chunks))
+    if processes == 1:
+        for n_rows in map(usual_chunk, chunks):
+            clock.mark(n_rows)
+        return
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for n_rows in pool.imap(usual_chunk, chunks):
+            clock.mark(n_rows)
 
 
-def usual_chunk(task: tuple[pd.DataFrame, str, Path]) -> None:
-    """Write the masks of some rows of the published CSV as one would."""
+def usual_chunk(task: tuple[pd.DataFrame, str, Path]) -> int:
+    """Write the masks of some rows of the published CSV as one would; return how many rows these are."""
     rows, format_, out = task
     texts = [rows[organ.published_column].tolist() for organ in ORGANS]
     for image_id, *of_organs in zip(rows["dicom_id"].tolist(), *texts, strict=True):
@@ -90,6 +97,7 @@ def usual_chunk(task: tuple[pd.DataFrame, str, Path]) -> None:
         else:
             for organ, mask in zip(ORGANS, masks, strict=True):
                 cv2.imwrite(f"{out}/{image_id}.{organ.name}.png", mask)
+    return len(rows)
 
 
 def decode(text: str) -> np.ndarray:
@@ -101,17 +109,10 @@ def decode(text: str) -> np.ndarray:
     return mask.reshape(MODEL_SIZE, MODEL_SIZE)
 
 
-def ours(pool: Pool, home: Path, format_: MaskFormat, out: Path, processes: int) -> None:
-    """Draw a source by cxu, a share of its blocks in each process."""
-    shares = [Share(number + 1, processes) for number in range(processes)]
-    list(pool.imap_unordered(ours_share, [(home, format_, out, share) for share in shares]))
-
-
-def ours_share(task: tuple[Path, MaskFormat, Path, Share]) -> None:
-    """Plan, and draw a share of the blocks."""
-    home, format_, out, share = task
-    plan = plan_masks(Home(home).open(SOURCE), out, MaskOptions("full", format_), Target())
-    assert not rasterize_table(plan, share=share).failures
+def ours(stored: StoredTable, format_: MaskFormat, out: Path, processes: int, clock: Clock) -> None:
+    """Draw a source by cxu, as the command does."""
+    plan = plan_masks(stored, out, MaskOptions("full", format_), Target())
+    assert not rasterize_table(plan, workers=processes, progress=clock.mark).failures
 
 
 def compare(ours_in: Path, theirs_in: Path) -> int:
@@ -124,25 +125,21 @@ def compare(ours_in: Path, theirs_in: Path) -> int:
     return len(names)
 
 
-def timed(function: Callable[..., Any], *arguments: object) -> tuple[float, Any]:
-    """Return seconds and result."""
-    start = time.perf_counter()
-    result = function(*arguments)
-    return time.perf_counter() - start, result
-
-
-def race(pool: Pool, processes: int, home: Path, csv: Path, folder: Path, format_: MaskFormat, rounds: int) -> float:
+def race(stored: StoredTable, csv: Path, folder: Path, format_: MaskFormat, processes: int, rounds: int) -> float:
     """Let both sides write one format, in turn; print masks a second and return their ratio, medians of all rounds."""
-    seconds, n_masks = [], 0
+    per_row = {"labels": 1, "organs": len(ORGANS)}[format_]
+    speeds = []
     for number in range(rounds):
         # a folder of its own for each, kept to the end: ext4 makes files slowly where some were removed just now
         mine, theirs = (folder / f"{side}-{format_}-{processes}-{number}" for side in ("cxu", "usual"))
-        slow, _ = timed(usual, pool, csv, format_, theirs)
-        fast, _ = timed(ours, pool, home, format_, mine, processes)
-        n_masks = n_masks or compare(mine / SOURCE, theirs)
-        seconds.append((fast, slow))
-    fast, slow = (n_masks / statistics.median(side) for side in zip(*seconds, strict=True))
-    ratio = statistics.median(slow / fast for fast, slow in seconds)
+        clocks = Clock(), Clock()
+        usual(csv, format_, theirs, processes, clocks[1])
+        ours(stored, format_, mine, processes, clocks[0])
+        if number == 0:
+            assert compare(mine / SOURCE, theirs) == per_row * stored.rows
+        speeds.append([per_row * clock.speed(processes) for clock in clocks])
+    fast, slow = (statistics.median(side) for side in zip(*speeds, strict=True))
+    ratio = statistics.median(fast / slow for fast, slow in speeds)
     print(
         f"{title(format_, processes)}cxu {fast:6,.0f} masks/s   usual loop {slow:6,.0f} masks/s   ratio {ratio:5.1f}",
         flush=True,
@@ -155,16 +152,12 @@ def title(format_: MaskFormat, processes: int) -> str:
     return f"{format_:8}{processes:>2} {'process' if processes == 1 else 'processes':11}"
 
 
-def show_bulk(pool: Pool, processes: int, home: Path, folder: Path, n_rows: int) -> None:
-    """Print how fast the formats of one file a block are."""
-    for format_ in BULK:
-        out = folder / f"cxu-{format_}-{processes}"
-        seconds, _ = timed(ours, pool, home, format_, out, processes)
-        size = sum(path.stat().st_size for path in (out / "masks").iterdir())
-        print(
-            f"{title(format_, processes)}cxu {n_rows / seconds:6,.0f} rows/s    {size / n_rows / 1000:5.1f} kB a row",
-            flush=True,
-        )
+def show_bulk(stored: StoredTable, folder: Path, format_: MaskFormat, processes: int) -> None:
+    """Print how fast a format of one file a block is."""
+    out, clock = folder / f"cxu-{format_}-{processes}", Clock()
+    ours(stored, format_, out, processes, clock)
+    size = sum(path.stat().st_size for path in (out / "masks").iterdir()) / stored.rows / 1000
+    print(f"{title(format_, processes)}cxu {clock.speed(processes):6,.0f} rows/s   {size:5.1f} kB a row", flush=True)
 
 
 def show_stages(stored: StoredTable, folder: Path, rounds: int) -> None:
@@ -200,6 +193,13 @@ def stages(stored: StoredTable, out: Path) -> dict[str, float]:
     return seconds
 
 
+def timed(function: Callable[..., Any], *arguments: object) -> tuple[float, Any]:
+    """Return seconds and result."""
+    start = time.perf_counter()
+    result = function(*arguments)
+    return time.perf_counter() - start, result
+
+
 def placed_rows(shard: Shard, options: MaskOptions) -> list[dict[OrganName, OrganMask]]:
     """Return what of each row is to be filled."""
     rows = shard.read((*KEY_COLUMNS, "landmarks_xy"))
@@ -212,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, help="a home with the rows of the CSV; both are made up where left out")
     parser.add_argument("--csv", type=Path, help="a published CSV of MIMIC-CXR-JPG in the model frame")
-    parser.add_argument("--rows", type=int, default=2048, help="rows to make up (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=2048, help="rows to make up, 1,024 or more (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where masks are written for a while (default: a temporary folder)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="times that either side runs (default: %(default)s)")
     given = parser.parse_args()
@@ -227,15 +227,14 @@ def main() -> None:
         files.sha256_of(csv)  # so that nobody pays for the disk
         stored = Home(home).open(SOURCE)
         print(f"{stored.rows:,} rows of {MODEL_SIZE} px, medians of {given.rounds} rounds; a mask is one PNG")
-        with multiprocessing.get_context("spawn").Pool(2) as two:
-            two.map(time.sleep, [1.0, 1.0], 1)  # by then both have all that they need
-            pools: dict[int, Pool] = {1: Here(), 2: two}
-            ratios = {
-                (format_, processes): race(pool, processes, home, csv, folder, format_, given.rounds)
-                for format_, (processes, pool) in itertools.product(FORMATS, pools.items())
-            }
-            for processes, pool in pools.items():
-                show_bulk(pool, processes, home, folder, stored.rows)
+        # also of a short run each process has several
+        maskplan.BLOCK_ROWS = CHUNK_ROWS  # type: ignore[misc]
+        ratios = {
+            (format_, processes): race(stored, csv, folder, format_, processes, given.rounds)
+            for format_, processes in itertools.product(FORMATS, PROCESSES)
+        }
+        for format_, processes in itertools.product(BULK, PROCESSES):
+            show_bulk(stored, folder, format_, processes)
         show_stages(stored, folder, given.rounds)
     print(f"ratio cxu / usual loop, labels, 2 processes: {ratios['labels', 2]:.1f}")
 

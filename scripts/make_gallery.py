@@ -3,7 +3,8 @@
     python scripts/make_gallery.py docs/gallery
 
 No picture shows a person: outlines come from the shape model, standard deviations, radii and RCA are made up, and the
-films are phantoms. Each picture is made by the command that the page shows below it, then reduced in size.
+films are phantoms. Each picture is made by the command that the page shows below it, then reduced in size and colours where
+it would be large.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from cxu import files, store, table
+from cxu.anatomy import ORGANS
+from cxu.canvas import BLANK, INK, PAPER, sigma_colours
 from cxu.frame import MODEL_SIZE
 from cxu.phantom import synthetic_background
 from cxu.shape import load_shape_model, sample_rca, sample_shapes, sample_sigmas
@@ -33,6 +36,9 @@ N_ROWS = 2500
 SCORE = 2.2  # times what cxu.shape draws: about as uncertain as published rows
 RADIUS = 2.7  # standard deviations to a made-up radius
 GRAIN_PX = 2.5
+GREYISH = 14  # levels between the strongest and the weakest channel
+N_GREYS = 70
+N_SIGMAS = 40
 MOST_BYTES = 150_000
 MOST_PX = 1150
 
@@ -179,16 +185,36 @@ def write_rows(
 
 
 def reduced(path: Path) -> bytes:
-    """Return a picture as a PNG for the page, in all its colours: no wider than a page, and as small as it must be."""
+    """Return a picture as a PNG for the page: no wider than a page, as small as it must be, in few colours if need be."""
     with Image.open(path) as opened:
         picture = opened.convert("RGB")
     picture.thumbnail((MOST_PX, 2 * MOST_PX), Image.Resampling.LANCZOS)
-    while True:
-        stream = io.BytesIO()
-        picture.save(stream, format="PNG", optimize=True)
-        if stream.tell() <= MOST_BYTES:
-            return stream.getvalue()
-        picture.thumbnail((picture.width * 19 // 20, picture.height * 19 // 20), Image.Resampling.LANCZOS)
+    content, share = png(picture), 1.0
+    while len(content) > MOST_BYTES:
+        size = (round(share * picture.width), round(share * picture.height))
+        content = png(in_few_colours(picture.resize(size, Image.Resampling.LANCZOS)))
+        share *= 0.95
+    return content
+
+
+def png(picture: Image.Image) -> bytes:
+    """Return the bytes of a PNG."""
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def in_few_colours(picture: Image.Image) -> Image.Image:
+    """Return a picture in 256 colours, those that mean something among them: greys would else take nearly all."""
+    pixels = np.asarray(picture)
+    coloured = pixels[np.ptp(pixels, axis=2) > GREYISH]
+    greys = np.repeat(np.rint(np.linspace(0, 255, N_GREYS)), 3).reshape(-1, 3)
+    meant = [PAPER, BLANK, INK, *(organ.colour_rgb for organ in ORGANS), *sigma_colours(np.linspace(0, 24, N_SIGMAS))]
+    known = np.concatenate([greys, meant]).astype(int)
+    others = Image.fromarray(coloured[None]).quantize(256 - len(known)).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*known.ravel().tolist(), *others])
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 if __name__ == "__main__":

@@ -211,8 +211,11 @@ def test_wrong_files_say_why(page, tmp_path):
     page.get_by_role("alert").filter(has_text="notes.txt is no PNG, JPEG, TIFF or DICOM file").wait_for()
     upload.set_input_files(tmp_path / "large.png")
     page.get_by_text("exceed the maximum allowed size of 1.0 Mb").wait_for()
+    (tmp_path / "sly.png").write_text("${1+1}{{value}}")
+    upload.set_input_files(tmp_path / "sly.png")
+    page.get_by_role("alert").filter(has_text="it begins with b'${1+1}").wait_for()
     open_example(page)
-    assert page.get_by_role("alert").filter(has_text="notes.txt").count() == 0
+    assert page.get_by_role("alert").filter(has_text="sly.png").count() == 0
 
 
 def test_the_page_says_what_it_is_for_and_can_be_used_by_names(page):

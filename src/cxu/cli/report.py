@@ -46,8 +46,8 @@ def command(
 ) -> None:
     """Say what a paper has to say of a selection: flow of exclusions, methods paragraph, references.
 
-    All numbers are those of the selection's own file, and of the rows counted once more. What is not recorded is said
-    to be unknown.
+    All numbers are those of the selection's own file, and of its rows, counted once more.
+    What is not recorded is said to be unknown.
     """
     from cxu.plot.figure import check_figure_path
     from cxu.report.bibliography import check_bibtex_path, write_bibtex

@@ -28,6 +28,7 @@ from cxu.demo.session import (
 )
 from cxu.demo.sessions import Session, Sessions
 from cxu.errors import CxuError, UsageError
+from cxu.image_listing import ImageFile
 from cxu.model.device import freed_memory_kept
 from cxu.model.weights import Weights
 
@@ -69,7 +70,7 @@ class Desk:
             film = load_film(path, self.weights.model.config.size)
         except CxuError as error:
             # the page knows the file by its name; where it lay is nobody's business
-            return Shown(markup.problem_html(str(error).replace(str(path), path.name)))
+            return Shown(markup.problem_html(str(error).replace(ImageFile.at(path).name, path.name)))
         return self._show(key, Session(film), settings)
 
     def open_example(self, key: str, settings: Settings) -> Shown:

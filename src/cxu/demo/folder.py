@@ -28,7 +28,8 @@ def private_folder(parent: Path | None = None) -> Iterator[Path]:
     """
     where = Path(tempfile.gettempdir()) if parent is None else parent
     remove_abandoned(where)
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=where))
+    # its own name and no link's: paths of uploads are compared with it
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=where)).resolve()
     try:
         yield folder
     finally:

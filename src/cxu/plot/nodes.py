@@ -14,7 +14,7 @@ from cxu.anatomy import N_NODES, ORGANS
 from cxu.canvas import BLANK, sigma_colours
 from cxu.frame import MODEL_SIZE
 from cxu.plot.figure import new_figure, save_figure
-from cxu.plot.groups import COLOURS, Group, check_number, names_of
+from cxu.plot.groups import COLOURS, MOST_GROUPS, Group, check_number, names_of
 from cxu.plot.regions import REGIONS
 from cxu.plot.spread import SpreadReport, measure_spread
 from cxu.shape import load_shape_model
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.floating]
 
 SHARES: Final = (0.5, 0.9)
-_MOST_COLUMNS: Final = 3
 _MAP_INCH: Final = 3.1
+_LONE_MAP_INCH: Final = 4.6
+_LEAST_INCH: Final = 4.6
 _LIST_INCH: Final = 5.4
 _DOT_PT: Final = 3.2  # radius of the dot of a node of no uncertainty, in points
 _GROWTH_PT: Final = 6.0  # and how much that of the most uncertain one is larger
@@ -121,12 +122,12 @@ def draw_nodes(report: NodesReport, path: Path) -> None:
     groups = [*report.spread.groups]
     check_number(groups)
     names = names_of(groups)
-    columns = min(_MOST_COLUMNS, len(groups))
+    columns = next(number for number, most in ((1, 2), (2, 4), (3, MOST_GROUPS)) if len(groups) <= most)
     rows = -(-len(groups) // columns)
-    height = max(_MAP_INCH * rows, 5.0) + 0.9
-    figure = new_figure(_MAP_INCH * columns + _LIST_INCH + 0.4, height)
+    side = _MAP_INCH if len(groups) > 1 else _LONE_MAP_INCH
+    figure = new_figure(side * columns + _LIST_INCH + 0.4, max(side * rows, _LEAST_INCH) + 1.2)
     figure.set_layout_engine("constrained", h_pad=0.09, w_pad=0.06)
-    halves = figure.add_gridspec(1, 2, width_ratios=[_MAP_INCH * columns + 0.4, _LIST_INCH])
+    halves = figure.add_gridspec(1, 2, width_ratios=[side * columns + 0.4, _LIST_INCH])
     grid = halves[0].subgridspec(rows, columns)
     every = [figure.add_subplot(grid[divmod(index, columns)]) for index in range(len(groups))]
     scale_px = _scale_px([report.medians(group) for group in groups])
@@ -182,7 +183,7 @@ def _add_bar(figure: Figure, every: Sequence[Axes], scale_px: tuple[float, float
     colours = ListedColormap(_colours(np.linspace(*scale_px, 256), scale_px))
     shown = ScalarMappable(Normalize(*scale_px), colours)
     bar = figure.colorbar(shown, ax=list(every), location="bottom", fraction=0.05, aspect=40)
-    bar.set_label("median uncertainty of a node, px of the 1024 frame (larger dots: more uncertain)")
+    bar.set_label("median, px of the 1024 frame")
 
 
 def _draw_ranking(axes: Axes, report: NodesReport, names: dict[Group, str]) -> None:
