@@ -3,8 +3,8 @@
     python scripts/make_gallery.py docs/gallery
 
 No picture shows a person: outlines come from the shape model, standard deviations, radii and RCA are made up, and the
-films are phantoms. Each picture is made by the command that the page shows below it, then reduced in size and colours where
-it would be large.
+films are phantoms. Each picture is made by the command that the page shows below it, then reduced in size and colours
+where it would be large.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def write_rows(
 
 
 def reduced(path: Path) -> bytes:
-    """Return a picture as a PNG for the page: no wider than a page, as small as it must be, in few colours if need be."""
+    """Return a picture as a PNG for the page: no wider than that, and in few colours if it would be large."""
     with Image.open(path) as opened:
         picture = opened.convert("RGB")
     picture.thumbnail((MOST_PX, 2 * MOST_PX), Image.Resampling.LANCZOS)

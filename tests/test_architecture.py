@@ -15,7 +15,15 @@ import cxu
 ROOT = Path(__file__).parents[1]
 # library → the rooms that may import it
 ROOMS = {
-    "torch": {"cxu.model", "cxu.predict", "cxu.predict_crew", "cxu.datasets", "cxu.training", "cxu.evaluation", "cxu.demo"},
+    "torch": {
+        "cxu.model",
+        "cxu.predict",
+        "cxu.predict_crew",
+        "cxu.datasets",
+        "cxu.training",
+        "cxu.evaluation",
+        "cxu.demo",
+    },
     "huggingface_hub": {"cxu.hub"},
     "typer": {"cxu.cli", "cxu.__main__"},
     "rich": {"cxu.cli"},

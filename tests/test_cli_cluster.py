@@ -117,6 +117,7 @@ def test_a_cluster_leaves_what_one_run_leaves(job, cluster):
     assert run(job, "out") == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
 def test_a_worker_that_is_killed_midway_makes_no_difference(job):
     write, _, _, folder, pattern, n_tasks = JOBS[job]
@@ -155,6 +156,7 @@ def test_extras_of_predict_are_drawn_on_the_cluster_too(cluster):
     assert {name for name in {*whole, *out} if whole.get(name) != out.get(name)} == {"masks/cxu.json"}
 
 
+@pytest.mark.slow
 def test_shares_go_to_a_cluster_as_well(cluster):
     write_table()
     whole = run("rasterize", "whole")

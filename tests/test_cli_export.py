@@ -298,6 +298,7 @@ def test_exit_3_where_films_are_no_dicom(home):
 # --- exit 130 --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to a process group")
 @pytest.mark.parametrize(("format_", "workers"), [("coco", 1), ("csv", 2)])
 def test_ctrl_c_leaves_no_file_and_the_same_command_continues(tmp_path, format_, workers):
@@ -344,6 +345,7 @@ def test_what_a_killed_run_left_goes_with_the_next(home):
     assert other.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to a process group")
 def test_ctrl_c_keeps_objects_that_are_finished_and_the_same_command_continues(tmp_path):
     ids = [f"{number:03d}.dcm" for number in range(150)]

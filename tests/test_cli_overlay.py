@@ -268,6 +268,7 @@ def test_another_command_into_the_folder_is_refused(home):
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals a process group")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_leaves_whole_pictures_and_the_same_command_continues(tmp_path, workers):

@@ -190,6 +190,7 @@ def test_a_job_lists_its_own_rows_that_cannot_be_measured():
     assert "image0001: a landmark is no finite" in done(*measures("out.csv", "--shard", "2/2"), code=3).stderr
 
 
+@pytest.mark.slow
 def test_two_shares_of_measures_at_the_same_time():
     store_rows(Path("t.parquet"), some_rows(400), group_rows=10)
     done(*measures("whole.parquet"))
@@ -302,6 +303,7 @@ def test_new_films_come_after_those_that_are_there(films):
     assert ids == [f"{number}.png" for number in (0, 1, 2, 3, 5, 6, 7, 8, 9, 4)]
 
 
+@pytest.mark.slow
 def test_two_shares_of_films_at_the_same_time(films):
     run_at_once(*(predict("out", "--shard", f"{number}/2") for number in (1, 2)))
     assert table_in("out") == table_in("whole")

@@ -155,6 +155,7 @@ def test_a_film_is_uploaded_shown_changed_and_downloaded(page, tmp_path):
     assert not any(last["nodes"]["confident"])
 
 
+@pytest.mark.slow
 def test_parts_are_blacked_out_by_mouse_and_keys_and_brought_back(page):
     plain = open_example(page)
     surface = page.get_by_label("Paint over the film in black")
@@ -187,6 +188,7 @@ def test_parts_are_blacked_out_by_mouse_and_keys_and_brought_back(page):
     assert wait_for_another_picture(page, painted) == plain
 
 
+@pytest.mark.slow
 def test_sliders_are_reset_and_dragged(page):
     plain = open_example(page)
     noise = page.get_by_role("slider", name="Noise sigma")
@@ -234,6 +236,7 @@ def test_the_page_says_what_it_is_for_and_can_be_used_by_names(page):
     assert page.locator(".cxu-flag").inner_text().startswith("✓ Quality: ok")
 
 
+@pytest.mark.slow
 def test_a_closed_page_is_forgotten(browser, running):
     def wait_for(count):
         until = time.monotonic() + 30

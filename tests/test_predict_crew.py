@@ -127,6 +127,7 @@ def test_the_bundled_network_says_the_same_in_several_processes(films, tmp_path)
     assert predict_into(tmp_path / "two", plan, replace(crew, workers=2)).path.read_bytes() == one
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_an_error_and_the_same_call_goes_on(tmp_path, films, monkeypatch, whole):
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"
@@ -157,6 +158,7 @@ def test_a_killed_worker_is_an_error_and_the_same_call_goes_on(tmp_path, films, 
     assert (tmp_path / "out/predictions.parquet").read_bytes() == whole
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_ctrl_c_ends_all_and_keeps_what_is_finished(tmp_path, films, crew, monkeypatch, whole):
     folder = tmp_path / "out/.cxu"
