@@ -98,7 +98,7 @@ def test_rows_that_are_left_out_are_counted(tmp_path):
     store_rows(tmp_path / "t.parquet", table.concat_rows(rows))
     done = cxu("plot", "nodes", "t.parquet", "--out", "a.png")
     assert done.exit_code == 0
-    assert "1 rows without standard deviations of known scale left out" in done.stderr
+    assert "1 row without standard deviations of known scale left out" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 import torch
 
+from cxu.demo.desk import NOTHING, Desk
 from cxu.demo.folder import PREFIX
 from cxu.demo.guard import MB
 from cxu.demo.serve import ServeOptions, serving
@@ -164,8 +167,31 @@ def test_the_page_names_no_other_place(running):
     assert "cdn" not in text.replace("'cdn'", "").lower()
 
 
-def test_the_queue_has_an_end(running):
-    assert get(running, "/gradio_api/queue/status").json()["queue_size"] == 0
+def test_more_than_may_wait_are_told_so(weights_path, page_of, monkeypatch):
+    begun, hold = threading.Event(), threading.Event()
+
+    def change(*_):
+        begun.set()
+        hold.wait(60)
+        return NOTHING
+
+    monkeypatch.setattr("cxu.demo.page.MAX_WAITING", 1)
+    monkeypatch.setattr(Desk, "change", change)
+    with (
+        serving(load(str(weights_path)), torch.device("cpu"), ServeOptions(port=0)) as made,
+        page_of(made.url) as first,
+        page_of(made.url) as second,
+        page_of(made.url) as third,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        answers = [pool.submit(first.ask, "cxu-noise", list(SETTINGS))]
+        assert begun.wait(60)
+        answers.append(pool.submit(second.ask, "cxu-noise", list(SETTINGS)))
+        assert until(lambda: get(made, "/gradio_api/queue/status").json()["queue_size"] == 1)
+        with pytest.raises(Exception, match=r"503 .*Queue is full"):
+            third.ask("cxu-noise", list(SETTINGS))
+        hold.set()
+        assert all("Drop a frontal chest radiograph" in str(answer.result()) for answer in answers)
 
 
 # --- where it is served ----------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def command(
     store.record_run(f"plot-{kind}", {"tables": [one.name for one in stored], **content})
     for name, what in _LEFT_OUT.items():
         if content.get(name):
-            output.say(f"{content[name]:,} rows without {what} left out")
+            output.say(f"{content[name]:,} row{'' if content[name] == 1 else 's'} without {what} left out")
     output.result(content, *tell(content), f"\nfigure: {out}")
 
 
