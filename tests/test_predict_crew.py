@@ -98,6 +98,7 @@ class Bar:
         pass
 
 
+@pytest.mark.slow
 def test_the_command_takes_workers(films, tmp_path, monkeypatch, whole):
     monkeypatch.chdir(films)
     arguments = ["predict", "films", "--weights", "tiny.safetensors", "--samples", "20", "--device", "cpu"]
