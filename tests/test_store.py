@@ -353,25 +353,6 @@ def test_shards_are_row_groups_cut_at_the_shard_size(tmp_path, monkeypatch):
     assert ids(stored) == [f"image{index:04d}" for index in range(10)] + ["x", "y", "z"]
 
 
-def test_columns_without_a_value_are_known_without_being_read(tmp_path):
-    latent = np.full((4, 64), np.nan)
-    latent[3] = 1.0
-    rows = make_rows(4, view=["PA", None, None, None], latent_sigma=latent, rca_mean=np.array([np.nan] * 4))
-    store.write_table(rows, tmp_path / "t.parquet")
-    (shard,) = store.open_table(tmp_path / "t.parquet").shards()
-    content = shard.read()
-    assert shard.blank() == {name for name in content.column_names if content[name].null_count == 4}
-    assert {"rca_mean", "sigma_xy", "seed", "frame_offset_xy", "spacing_mm_xy"} <= shard.blank()
-    assert not {"view", "latent_sigma", "landmarks_xy"} & shard.blank()
-
-
-def test_of_a_file_with_columns_in_parts_no_column_is_called_blank(tmp_path):
-    rows = make_rows(2).append_column("record", pa.array([{"x": 1, "y": None}] * 2))
-    store.write_table(rows, tmp_path / "t.parquet")
-    (shard,) = store.open_table(tmp_path / "t.parquet").shards()
-    assert shard.blank() == frozenset()
-
-
 def test_only_the_columns_asked_for_are_read_and_unknown_ones_left_out(tmp_path):
     store.write_table(make_rows(2, rle_heart=["1 2", "3 4"]), tmp_path / "a.parquet")
     store.write_table(make_rows(1), tmp_path / "b.parquet")

@@ -113,13 +113,11 @@ class _Table(NamedTuple):
 class _Code:
     """The Huffman code of label images.
 
-    ``header`` begins the block, as words of which ``header_size`` bits count, and ``end`` ends it. ``literals`` [256]
-    begin a run of a value; ``longest`` is the size of a match of 258, all zero bits; ``tails`` [256 × 258] are what is
-    left of a run after such matches.
+    ``header`` begins the block and ``end`` ends it. ``literals`` [256] begin a run of a value; ``longest`` is the size
+    of a match of 258, all zero bits; ``tails`` [256, 258] are what is left of a run after such matches.
     """
 
-    header: Words
-    header_size: int
+    header: _Bits
     end: _Bits
     literals: _Table
     longest: int
@@ -129,33 +127,37 @@ class _Code:
 def _deflate(values: Mask, lengths: Ints) -> bytes:
     """Return the runs as one deflate block."""
     code = _code()
-    rows = values.astype(np.int64)
-    n_longest = (lengths - 1) // _LONGEST
-    tails = rows * _LONGEST + (lengths - 1) - n_longest * _LONGEST
-    literal_sizes = code.literals.sizes[rows]
+    n_longest, left = np.divmod(lengths - 1, _LONGEST)
+    literal_sizes = code.literals.sizes[values]
     assert literal_sizes.all(), "label values only"
     # a match of 258 is all zero bits: to write it is to leave room
     before_tail = literal_sizes + n_longest * code.longest
-    sizes = before_tail + code.tails.sizes[tails]
-    stops = code.header_size + np.cumsum(sizes)
+    sizes = before_tail + code.tails.sizes[values, left]
+    stops = code.header.size + np.cumsum(sizes)
     starts = stops - sizes
-    header_places = np.arange(0, code.header_size, _WORD)
-    positions = np.concatenate([header_places, starts, starts + before_tail, stops[-1:]])
-    end = np.array([code.end.pattern], np.uint64)
-    patterns = np.concatenate([code.header, code.literals.patterns[rows], code.tails.patterns[tails], end])
+    positions = np.arange(0, code.header.size, _WORD)
+    header = [code.header.pattern >> position & _WORD_MASK for position in positions.tolist()]
+    positions = np.concatenate([positions, starts, starts + before_tail, stops[-1:]])
+    patterns = np.concatenate(
+        [
+            np.array(header, np.uint64),
+            code.literals.patterns[values],
+            code.tails.patterns[values, left],
+            np.array([code.end.pattern], np.uint64),
+        ]
+    )
     return _packed(positions, patterns)[: -(-(int(stops[-1]) + code.end.size) // 8)]
 
 
 def _packed(positions: Ints, pieces: Words) -> bytes:
     """Return bytes with each piece, of at most 32 bits, at its bit position; no two share a bit."""
+    shifted = pieces << (positions % _WORD).astype(np.uint64)
     words = positions // _WORD
-    shifted = pieces << (positions - words * _WORD).astype(np.uint64)
     n_words = int(words[-1]) + 2
-    # sums of disjoint bits, below 2**32, are exact in the floats that bincount gives; it takes signed numbers faster
-    low = np.bincount(words, (shifted & np.uint64(_WORD_MASK)).view(np.int64), n_words)
-    high = np.bincount(words, (shifted >> np.uint64(_WORD)).view(np.int64), n_words)
-    low[1:] += high[:-1]
-    return low.astype("<u4").tobytes()
+    # sums of disjoint bits, below 2**32, are exact in the floats that bincount gives
+    low = np.bincount(words, shifted & np.uint64(_WORD_MASK), n_words)
+    high = np.bincount(words + 1, shifted >> np.uint64(_WORD), n_words)
+    return (low + high).astype("<u4").tobytes()
 
 
 @functools.cache
@@ -174,11 +176,8 @@ def _code() -> _Code:
             for extra in range(min(1 << _EXTRA_BITS[index], _LONGEST - base)):
                 match = code[_FIRST_LENGTH + index].then(_Bits(extra, _EXTRA_BITS[index]), distance)
                 tails[value, base + extra] = match
-    header = _block_header(sizes)
-    words = [header.pattern >> position & _WORD_MASK for position in range(0, header.size, _WORD)]
     return _Code(
-        header=np.array(words, np.uint64),
-        header_size=header.size,
+        header=_block_header(sizes),
         end=code[_END],
         literals=_table({(value,): code[value] for value in LABEL_VALUES}, (256,)),
         longest=code[_LONGEST_SYMBOL].size + distance.size,
@@ -190,7 +189,7 @@ def _table(entries: Mapping[tuple[int, ...], _Bits], shape: tuple[int, ...]) -> 
     patterns, sizes = np.zeros(shape, np.uint64), np.zeros(shape, np.int64)
     for place, bits in entries.items():
         patterns[place], sizes[place] = bits.pattern, bits.size
-    return _Table(patterns.ravel(), sizes.ravel())
+    return _Table(patterns, sizes)
 
 
 def _huffman_sizes(counts: Mapping[int, int]) -> dict[int, int]:

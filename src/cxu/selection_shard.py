@@ -61,10 +61,6 @@ class Rows(Protocol):
         """Return the rows with all columns, or with those of ``columns`` that exist."""
         ...
 
-    def blank(self) -> frozenset[str]:
-        """Return columns that are known to be null in every row; not necessarily all of them."""
-        ...
-
 
 @dataclass(frozen=True)
 class InMemory:
@@ -76,10 +72,6 @@ class InMemory:
         """Return the rows with all columns, or with those of ``columns`` that exist."""
         names = self.content.column_names
         return self.content if columns is None else self.content.select([name for name in columns if name in names])
-
-    def blank(self) -> frozenset[str]:
-        """Return no column: nothing is saved by not reading it."""
-        return frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +272,7 @@ class ShardFilter:
         """Return the rows that stay: columns that were made, those that are there already, and the others."""
         if not kept.any():
             return self.schema.empty_table()
-        known = {*made, *told.column_names, *shard.blank()}
+        known = {*made, *told.column_names}
         others = _those(shard.read([name for name in self.schema.names if name not in known]), kept)
         told = _those(told, kept)
         columns = [

@@ -101,27 +101,10 @@ class Shard:
             names = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
             return file.read_row_group(self.row_group, columns=names)
 
-    def blank(self) -> frozenset[str]:
-        """Return columns that are null in every row, by what the file says of them without reading any."""
-        with _opened(self.path) as file:
-            schema, group = file.schema_arrow, file.metadata.row_group(self.row_group)
-            if group.num_columns != len(schema):
-                return frozenset()  # a column in parts: the others are not where they are looked for
-            return frozenset(
-                field.name for at, field in enumerate(schema) if _is_blank(group.column(at), field.type, group.num_rows)
-            )
-
     def schema(self) -> pa.Schema:
         """Return the columns of the shard's file."""
         with _opened(self.path) as file:
             return file.schema_arrow
-
-
-def _is_blank(chunk: pq.ColumnChunkMetaData, kind: pa.DataType, n_rows: int) -> bool:
-    if pa.types.is_fixed_size_list(kind):  # a null list is one value, any other as many as it is long
-        return bool(kind.list_size > 1 and chunk.num_values == n_rows)
-    stated = None if pa.types.is_nested(kind) else chunk.statistics
-    return bool(stated is not None and stated.has_null_count and stated.null_count == n_rows)
 
 
 @dataclass(frozen=True)

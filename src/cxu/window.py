@@ -121,8 +121,7 @@ def _places_in_lines(window: Window, found: Counts, lead: int) -> Counts:
 def _changes(pixels: Mask, step: int) -> Counts:
     """Return the places of a contiguous array that differ from the one ``step`` before."""
     flat = pixels.ravel()
-    differs = np.empty(-(-flat.size // 8) * 8, np.bool_)
-    differs[:step] = differs[flat.size :] = False
+    differs = np.zeros(-(-flat.size // 8) * 8, np.bool_)
     np.not_equal(flat[step:], flat[:-step], out=differs[step : flat.size])
     # eight at a time first: most places are no change
     eights = differs.view(np.uint64)
