@@ -828,7 +828,9 @@ def read(monkeypatch):
     """Return a list to which the columns of every read of a shard are added."""
     read, of_shard = [], store.Shard.read
     monkeypatch.setattr(
-        store.Shard, "read", lambda shard, columns=None: read.append(columns) or of_shard(shard, columns)
+        store.Shard,
+        "read",
+        lambda shard, columns=None, **options: read.append(columns) or of_shard(shard, columns, **options),
     )
     return read
 

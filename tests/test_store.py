@@ -353,6 +353,26 @@ def test_shards_are_row_groups_cut_at_the_shard_size(tmp_path, monkeypatch):
     assert ids(stored) == [f"image{index:04d}" for index in range(10)] + ["x", "y", "z"]
 
 
+def test_columns_without_a_value_can_be_left_unread(tmp_path):
+    latent = np.full((4, 64), np.nan)
+    latent[3] = 1.0
+    rows = make_rows(4, view=["PA", None, None, None], latent_sigma=latent, rca_mean=np.array([np.nan] * 4))
+    store.write_table(rows, tmp_path / "t.parquet")
+    (shard,) = store.open_table(tmp_path / "t.parquet").shards()
+    content = shard.read()
+    left_out = set(content.column_names) - set(shard.read(blank=False).column_names)
+    assert left_out == {name for name in content.column_names if content[name].null_count == 4}
+    assert {"rca_mean", "sigma_xy", "seed", "frame_offset_xy", "spacing_mm_xy"} <= left_out
+    assert shard.read(["image_id", "view", "seed"], blank=False).column_names == ["image_id", "view"]
+
+
+def test_of_a_file_with_columns_in_parts_every_column_is_read(tmp_path):
+    rows = make_rows(2).append_column("record", pa.array([{"x": 1, "y": None}] * 2))
+    store.write_table(rows, tmp_path / "t.parquet")
+    (shard,) = store.open_table(tmp_path / "t.parquet").shards()
+    assert shard.read(blank=False).column_names == shard.read().column_names
+
+
 def test_only_the_columns_asked_for_are_read_and_unknown_ones_left_out(tmp_path):
     store.write_table(make_rows(2, rle_heart=["1 2", "3 4"]), tmp_path / "a.parquet")
     store.write_table(make_rows(1), tmp_path / "b.parquet")

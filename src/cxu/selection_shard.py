@@ -57,8 +57,11 @@ _OWN: Final = frozenset({*table.SCHEMA.names, *table.OPTIONAL.names})
 class Rows(Protocol):
     """Anything that gives rows by column: a shard on disk, or :class:`InMemory`."""
 
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows with all columns, or with those of ``columns`` that exist."""
+    def read(self, columns: Sequence[str] | None = None, *, blank: bool = True) -> pa.Table:
+        """Return the rows with all columns, or with those of ``columns`` that exist.
+
+        Where ``blank`` is false, columns that are null in every row may be missing.
+        """
         ...
 
 
@@ -68,7 +71,7 @@ class InMemory:
 
     content: pa.Table
 
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None, *, blank: bool = True) -> pa.Table:  # noqa: ARG002 - all is read
         """Return the rows with all columns, or with those of ``columns`` that exist."""
         names = self.content.column_names
         return self.content if columns is None else self.content.select([name for name in columns if name in names])
@@ -273,7 +276,7 @@ class ShardFilter:
         if not kept.any():
             return self.schema.empty_table()
         known = {*made, *told.column_names}
-        others = _those(shard.read([name for name in self.schema.names if name not in known]), kept)
+        others = _those(shard.read([name for name in self.schema.names if name not in known], blank=False), kept)
         told = _those(told, kept)
         columns = [
             table.lists_from_numpy(made[field.name], field.type)

@@ -95,16 +95,46 @@ class Shard:
     row_group: int
     rows: int
 
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read the shard's rows, all columns or those named (names the file lacks are left out)."""
+    def read(self, columns: Sequence[str] | None = None, *, blank: bool = True) -> pa.Table:
+        """Read the shard's rows.
+
+        Parameters
+        ----------
+        columns
+            Those to read; names that the file lacks are left out. None means all.
+        blank
+            Whether to read columns too that the file states to be null in every row.
+        """
         with _opened(self.path) as file:
-            names = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-            return file.read_row_group(self.row_group, columns=names)
+            known = frozenset(file.schema_arrow.names)
+            names = file.schema_arrow.names if columns is None else [name for name in columns if name in known]
+            if not blank:
+                unread = _blank_columns(file, self.row_group)
+                names = [name for name in names if name not in unread]
+            # shards are read side by side: threads of each one would be in the others' way
+            return file.read_row_group(self.row_group, columns=names, use_threads=False)
 
     def schema(self) -> pa.Schema:
         """Return the columns of the shard's file."""
         with _opened(self.path) as file:
             return file.schema_arrow
+
+
+def _blank_columns(file: pq.ParquetFile, row_group: int) -> frozenset[str]:
+    """Return columns that are null in every row of a row group, by what the footer says of them."""
+    schema, group = file.schema_arrow, file.metadata.row_group(row_group)
+    if group.num_columns != len(schema):
+        return frozenset()  # a column in parts: the others are not where they are looked for
+    return frozenset(
+        field.name for at, field in enumerate(schema) if _is_blank(group.column(at), field.type, group.num_rows)
+    )
+
+
+def _is_blank(chunk: pq.ColumnChunkMetaData, kind: pa.DataType, n_rows: int) -> bool:
+    if pa.types.is_fixed_size_list(kind):  # a null list is one value, any other as many as it is long
+        return bool(kind.list_size > 1 and chunk.num_values == n_rows)
+    stated = None if pa.types.is_nested(kind) else chunk.statistics
+    return bool(stated is not None and stated.has_null_count and stated.null_count == n_rows)
 
 
 @dataclass(frozen=True)
