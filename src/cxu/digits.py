@@ -95,7 +95,7 @@ def _parse_tokens(padded: Bytes, begins: Positions, ends: Positions, values: npt
         return False
     words = np.ndarray(len(padded) - _WIDTH + 1, "<u8", padded, strides=(1,))[begins]
     words <<= (8 * (_WIDTH - lengths)).astype(np.uint64)
-    decimals = np.zeros(len(words), np.int64)
+    decimals, is_pointed = np.zeros(len(words), np.int64), np.zeros(len(words), np.bool_)
     n_points = _count(words, _POINT)
     if n_points:
         found = 0
@@ -105,6 +105,9 @@ def _parse_tokens(padded: Bytes, begins: Positions, ends: Positions, values: npt
             if not here:
                 continue
             found += here
+            if is_pointed[has_point].any():
+                return False
+            is_pointed |= has_point
             after = np.uint64((0xFFFFFFFFFFFFFFFF << 8 * (_WIDTH - n_decimals)) & 0xFFFFFFFFFFFFFFFF)
             moved = (words & after) | ((words << np.uint64(8)) & ~after)
             words = np.where(has_point, moved, words)

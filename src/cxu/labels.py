@@ -297,14 +297,15 @@ def _read_labels(path: Path, source: Source) -> tuple[pa.Table, int]:
         )
     try:
         content = pq.read_table(path) if path.name.endswith(".parquet") else _read_csv(path, id_name)
-    except (pa.ArrowInvalid, OSError) as error:
+        at = content.column_names.index(id_name)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(f"--labels {path} cannot be read: {error}") from None
     for index, field in enumerate(content.schema):
         if pa.types.is_dictionary(field.type):
             content = content.set_column(index, field.name, content.column(index).cast(field.type.value_type))
         if pa.types.is_binary(field.type):
             raise FormatError(f"--labels {path}: column {field.name!r} is not UTF-8 text; save the file as UTF-8")
-    return content, content.column_names.index(id_name)
+    return content, at
 
 
 def _read_csv(path: Path, id_name: str) -> pa.Table:
@@ -341,7 +342,7 @@ def label_columns(path: Path) -> list[str]:
         opener: Callable[..., Any] = gzip.open if path.name.endswith(".gz") else open
         with opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as stream:
             names = next(csv.reader(stream), [])
-    except (pa.ArrowInvalid, OSError, EOFError, csv.Error, zlib.error) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise FormatError(f"--labels {path} cannot be read: {error}") from None
     if not names:
         raise FormatError(f"--labels {path} is empty; expected a header line")

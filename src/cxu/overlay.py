@@ -17,8 +17,8 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw
 
 from cxu.anatomy import IGNORE_LABEL, N_NODES, N_ORGANS, ORGANS
-from cxu.canvas import DEFAULT_VMAX_PX as DEFAULT_VMAX_PX  # noqa: PLC0414 - others take it from here
 from cxu.canvas import (
+    DEFAULT_VMAX_PX,
     GREY,
     HALO,
     INK,
@@ -32,8 +32,8 @@ from cxu.canvas import (
     draw_dots,
     draw_pieces,
     hatch_mask,
+    sigma_colours,
 )
-from cxu.canvas import sigma_colours as sigma_colours  # noqa: PLC0414 - and this
 from cxu.errors import UsageError
 from cxu.frame import MODEL_SIZE
 

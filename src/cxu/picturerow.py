@@ -147,7 +147,7 @@ def draw_row(
     picture = draw_overlay(
         None if film is None else grey_levels(film),
         placement.points(row.landmarks_xy) * (1.0, aspect),
-        _values(row, options),
+        colour_values(row, options),
         frame_hw=(max(round(height * aspect), 1), width),
         confident=row.confident,
         usable=row.usable,
@@ -163,7 +163,7 @@ def draw_row(
     return picture, placement.exact
 
 
-def _values(row: RowPicture, options: PictureOptions) -> FloatArray | None:
+def colour_values(row: RowPicture, options: PictureOptions) -> FloatArray | None:
     """Return what the outlines are coloured by [120]; None for the organs' colours."""
     values = {"sigma": row.sigma_model_px, "radius": row.radius_model_px, "organ": None}[options.colour]
     return None if values is None or np.isnan(values).any() else values

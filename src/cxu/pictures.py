@@ -14,9 +14,10 @@ from cxu import files, sheet
 from cxu.anatomy import ORGANS
 from cxu.engine import run_shards
 from cxu.errors import CxuError
+from cxu.image_listing import ImageFile
 from cxu.picturefolder import PictureFolder
 from cxu.pictureplan import ChosenRow, ColourBy, Picture, PictureOptions, PicturePlan
-from cxu.picturerow import COLUMNS, RowPicture, draw_row
+from cxu.picturerow import COLUMNS, RowPicture, colour_values, draw_row
 from cxu.placing import Target
 from cxu.sheet import BAR_TITLE, LEGEND_TEXT, LegendKey
 
@@ -148,14 +149,31 @@ def draw_pictures(
     return report
 
 
-def _tasks(plan: PicturePlan, note: str) -> list[_Task]:
+def draw_picture(
+    row: RowPicture, image: ImageFile | None, options: PictureOptions, target: Target
+) -> tuple[Image.Image, bool]:
+    """Draw one unfiltered row with its title, legend and scale, as a picture of its own shows it.
+
+    Parameters, returns and raises: see :func:`cxu.picturerow.draw_row`.
+    """
+    has_colours = colour_values(row, options) is not None
+    legend, vmax_px = _legend(options, drops=False, has_bands=has_colours), options.scale_px if has_colours else None
+    header = _Header("", "", legend, vmax_px, (), drops=False, n_pages=1)
+    return _draw_alone(row, image, options, target, header)
+
+
+def _legend(options: PictureOptions, *, drops: bool, has_bands: bool) -> tuple[LegendKey, ...]:
     organs: tuple[LegendKey, ...] = tuple(organ.name for organ in ORGANS)
-    dropped: tuple[LegendKey, ...] = ("confident", "dropped", "unusable") if plan.drops else ()
-    band: tuple[LegendKey, ...] = ("band",) if plan.options.band and plan.without_value < plan.rows else ()
+    dropped: tuple[LegendKey, ...] = ("confident", "dropped", "unusable") if drops else ()
+    band: tuple[LegendKey, ...] = ("band",) if options.band and has_bands else ()
+    return (*organs, *dropped, *band)
+
+
+def _tasks(plan: PicturePlan, note: str) -> list[_Task]:
     header = _Header(
         f"{plan.table_name}: {plan.rows:,} of {plan.table_rows:,} rows",
         note,
-        (*organs, *dropped, *band),
+        _legend(plan.options, drops=plan.drops, has_bands=plan.without_value < plan.rows),
         plan.options.scale_px if plan.has_colours else None,
         plan.limits_px,
         plan.drops,
@@ -199,12 +217,19 @@ def _read_rows(chosen: Sequence[ChosenRow]) -> list[RowPicture]:
 def _draw_single(task: _Task, path: Path, rows: Sequence[tuple[ChosenRow, RowPicture]]) -> _Drawn:
     ((chosen, row),) = rows
     try:
-        picture, exact = draw_row(row, chosen.image, task.options, task.target, trim=True)
+        picture, exact = _draw_alone(row, chosen.image, task.options, task.target, task.header)
     except CxuError as error:
         return _Drawn(0, (_failure(row, error),))
-    facts = f"{row.key.source} · {row.facts(drops=task.header.drops)}".removesuffix(" · ")
-    _save(_with_header([picture], task, title=row.key.image_id, subtitle=facts, columns=1), path)
+    _save(picture, path)
     return _Drawn(1, assumed=int(not exact), n_bytes=path.stat().st_size)
+
+
+def _draw_alone(
+    row: RowPicture, image: ImageFile | None, options: PictureOptions, target: Target, header: _Header
+) -> tuple[Image.Image, bool]:
+    picture, exact = draw_row(row, image, options, target, trim=True)
+    facts = f"{row.key.source} · {row.facts(drops=header.drops)}".removesuffix(" · ")
+    return _with_header([picture], options, header, title=row.key.image_id, subtitle=facts, columns=1), exact
 
 
 def _draw_page(
@@ -224,7 +249,8 @@ def _draw_page(
     subtitle = " · ".join(part for part in parts if part)
     folder.note_missing(picture.path, [str(failure) for failure in failures])
     path = task.out / picture.path
-    _save(_with_header(tiles, task, title=task.header.title, subtitle=subtitle, columns=task.options.columns), path)
+    options, header = task.options, task.header
+    _save(_with_header(tiles, options, header, title=header.title, subtitle=subtitle, columns=options.columns), path)
     return _Drawn(len(rows) - len(failures), tuple(failures), assumed, path.stat().st_size)
 
 
@@ -232,18 +258,19 @@ def _failure(row: RowPicture, error: CxuError) -> Failure:
     return Failure(row.key.source, row.key.image_id, str(error))
 
 
-def _with_header(tiles: Sequence[Image.Image], task: _Task, *, title: str, subtitle: str, columns: int) -> Image.Image:
-    header, colour = task.header, task.options.colour
+def _with_header(
+    tiles: Sequence[Image.Image], options: PictureOptions, header: _Header, *, title: str, subtitle: str, columns: int
+) -> Image.Image:
     return sheet.contact_sheet(
         tiles,
         columns=columns,
         title=title,
         subtitle=subtitle,
         legend=header.legend,
-        legend_text={**LEGEND_TEXT, "band": _band_text(task.options)},
+        legend_text={**LEGEND_TEXT, "band": _band_text(options)},
         vmax_px=header.vmax_px,
         limit_px=header.limits_px,
-        bar_title=_BAR_TITLES[colour],
+        bar_title=_BAR_TITLES[options.colour],
     )
 
 

@@ -12,26 +12,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
-from cxu import csv_writer, files, films, maskfolder, sheet, store, table
-from cxu.anatomy import ORGANS
+from cxu import csv_writer, files, maskfolder, store
 from cxu.engine import run_shards
 from cxu.errors import CxuError, OutputExistsError
 from cxu.image_listing import ImageFile
 from cxu.maskplan import plan_masks
 from cxu.masks import MaskOptions
-from cxu.overlay import DEFAULT_VMAX_PX, draw_overlay
+from cxu.pictureplan import PictureOptions
+from cxu.picturerow import COLUMNS, RowPicture
+from cxu.pictures import draw_picture
 from cxu.placing import Target
 from cxu.predict_folder import CSV, Key, PredictFolder
 from cxu.rasterize import rasterize_table
 
 MASKS: Final = "masks"
-OVERLAY_PX: Final = 900
-_STROKE: Final = 0.4  # a large picture is looked at for where the contour lies
-
 _MASK_OPTIONS: Final = MaskOptions("full")
 _FEW_OVERLAYS: Final = 8  # below, starting processes takes longer than drawing
 
@@ -210,77 +207,30 @@ class _Picture:
     """One picture to draw: travels to a process."""
 
     path: Path
-    file: ImageFile
-    title: str
-    landmarks_xy: np.ndarray[Any, Any]
-    sigma_px: np.ndarray[Any, Any] | None
+    image: ImageFile
+    row: RowPicture
 
 
 def _overlay_tasks(
     folder: PredictFolder, stored: store.StoredTable, wanted: Mapping[Key, ImageFile]
 ) -> Iterator[_Picture]:
     for shard in stored.shards():
-        rows = shard.read(("source", "image_id", "landmarks_xy", "sigma_model_px"))
-        keys = list(zip(rows["source"].to_pylist(), rows["image_id"].to_pylist(), strict=True))
-        if wanted.keys().isdisjoint(keys):
+        keys = shard.read(("source", "image_id"))
+        names = list(zip(keys["source"].to_pylist(), keys["image_id"].to_pylist(), strict=True))
+        chosen = [row for row, key in enumerate(names) if key in wanted]
+        if not chosen:
             continue
-        landmarks, sigma = table.landmarks_of(rows), table.list_column(rows, "sigma_model_px")
-        for row, key in enumerate(keys):
-            if key in wanted:
-                known = None if np.isnan(sigma[row]).any() else sigma[row]
-                yield _Picture(folder.overlay_path(key).absolute(), wanted[key], key[1], landmarks[row], known)
+        rows = RowPicture.all_of(shard.read(COLUMNS).take(pa.array(chosen)))
+        for key, row in zip((names[index] for index in chosen), rows, strict=True):
+            yield _Picture(folder.overlay_path(key).absolute(), wanted[key], row)
 
 
 def _draw_picture(task: _Picture) -> str | None:
     """Draw one picture; return what was wrong with its image, None where nothing was."""
     try:
-        film = films.read_film(task.file, even_flat=True)
+        picture, _ = draw_picture(task.row, task.image, PictureOptions(), Target())
     except CxuError as error:
         return str(error)
-    grey = np.rint(films.unit_grey(film.grey) * 255).astype(np.uint8)
-    picture = draw_prediction(grey, task.landmarks_xy, task.sigma_px, aspect=film.aspect, title=task.title)
     with files.replacing(task.path) as temporary:
         picture.save(temporary, format="PNG")
     return None
-
-
-def draw_prediction(
-    grey: np.ndarray[Any, Any],
-    landmarks_xy: np.ndarray[Any, Any],
-    sigma_px: np.ndarray[Any, Any] | None,
-    *,
-    aspect: float = 1.0,
-    title: str = "",
-) -> Image.Image:
-    """Return an image with its contours coloured by uncertainty, a legend and a scale.
-
-    Parameters
-    ----------
-    grey
-        uint8 [H, W].
-    landmarks_xy
-        [120, 2] (x, y) in px of the image.
-    sigma_px
-        Node uncertainty [120] in px of the 1024 model frame; None draws contours in the organs' colours.
-    aspect
-        Height of an image pixel over its width.
-    title
-        Stands above.
-    """
-    height, width = grey.shape
-    tile = draw_overlay(
-        grey,
-        landmarks_xy * (1.0, aspect),
-        sigma_px,
-        frame_hw=(round(height * aspect), width),
-        size=OVERLAY_PX,
-        stroke=_STROKE,
-    )
-    score = "" if sigma_px is None else f"image score {float(np.mean(sigma_px)):.1f} px"
-    return sheet.contact_sheet(
-        [tile],
-        title=title,
-        subtitle=score,
-        legend=[organ.name for organ in ORGANS],
-        vmax_px=None if sigma_px is None else DEFAULT_VMAX_PX,
-    )

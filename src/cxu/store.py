@@ -455,13 +455,12 @@ def _common_facts(of_files: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file, its errors as ours."""
     try:
-        file = pq.ParquetFile(path)
+        with pq.ParquetFile(path) as file:
+            yield file
     except FileNotFoundError:
         raise MissingInputError(f"{path} does not exist") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise FormatError(f"{path} is no readable Parquet file: {error}") from None
-    with file:
-        yield file
 
 
 def _row_groups(path: Path) -> list[Shard]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cxu import overlay, table
+from cxu.canvas import DEFAULT_VMAX_PX, sigma_colours
 from cxu.demo.results import Measure, OrganResult, Result, download_stem
 from cxu.demo.session import PICTURE_PX, LoadedFilm, Settings, Stroke, damaged_preview
 
@@ -78,9 +79,9 @@ def picture_html(film: LoadedFilm, settings: Settings, strokes: Sequence[Stroke]
     )
 
 
-def scale_html(max_std_px: float, vmax_px: float = overlay.DEFAULT_VMAX_PX) -> str:
+def scale_html(max_std_px: float, vmax_px: float = DEFAULT_VMAX_PX) -> str:
     """Return the colour bar of the uncertainty, with a mark where nodes stop being confident."""
-    stops = overlay.sigma_colours(np.linspace(0, vmax_px, _BAR_STOPS), vmax_px=vmax_px)
+    stops = sigma_colours(np.linspace(0, vmax_px, _BAR_STOPS), vmax_px=vmax_px)
     ticks = np.linspace(0, vmax_px, _BAR_TICKS + 1)
     at = 100 * min(max_std_px / vmax_px, 1.0)
     beyond = " (beyond the scale)" if max_std_px > vmax_px else ""
