@@ -93,7 +93,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         held = json.loads((folder / RECORD).read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return held if isinstance(held, dict) else {}
 

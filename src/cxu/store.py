@@ -459,7 +459,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except FileNotFoundError:
         raise MissingInputError(f"{path} does not exist") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:  # also of names and facts in its footer
         raise FormatError(f"{path} is no readable Parquet file: {error}") from None
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Final, ParamSpec
@@ -31,6 +33,7 @@ def guarded(command: Callable[P, None], *, kept: str = KEPT) -> Callable[P, None
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        _take_interrupts()
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
@@ -46,7 +49,6 @@ def guarded(command: Callable[P, None], *, kept: str = KEPT) -> Callable[P, None
         except (OSError, MemoryError) as error:
             _tell(f"error: {error or type(error).__name__}")
             raise typer.Exit(1) from None
-
         except Exception as error:
             if not _is_of_arrow(error):
                 raise
@@ -54,6 +56,13 @@ def guarded(command: Callable[P, None], *, kept: str = KEPT) -> Callable[P, None
             raise typer.Exit(1) from None
 
     return run
+
+
+def _take_interrupts() -> None:
+    """Let Ctrl-C raise from here on; until now it ended the program. Where it is ignored, it stays so."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _is_of_arrow(error: Exception) -> bool:
