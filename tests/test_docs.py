@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import typer.main
+import yaml
 from typer.testing import CliRunner
 
 import cxu
@@ -35,6 +36,17 @@ RUN_IN_SAMPLE = (
     "commands/rasterize.md",
 )
 RUN_IN_EMPTY = ("library.md",)
+# of these only the shell blocks run: their Python is for files that the sample lacks
+SHELL_IN_SAMPLE = (
+    "commands/export.md",
+    "commands/filter.md",
+    "commands/info.md",
+    "commands/ls.md",
+    "commands/measure.md",
+    "commands/report.md",
+)
+# these run in the sample with a picture for each row, drawn by the first of them
+QUESTIONS = ["questions/index.md", *sorted(f"questions/{path.name}" for path in DOCS.glob("questions/[!i]*.md"))]
 SAMPLE = "sample_synthetic.csv"
 
 
@@ -150,7 +162,7 @@ def test_datasets_page_lists_the_catalogue():
         assert frame[0] == source.name
         assert frame[1].startswith(framings[source.framing])
         assert frame[2] == source.reference_frame
-        assert re.search(rf"^@\w+{{{source.citation},$", text, re.MULTILINE)
+        assert re.search(rf"^@\w+{{{source.citation},$", read("citation.md"), re.MULTILINE)
 
 
 # --- architecture ----------------------------------------------------------------------------------------------------
@@ -199,7 +211,8 @@ def check_command_line(line):
     command = " ".join(named[: 2 if named[:1] and named[0] in GROUPS else 1]) or None
     if command and command != "COMMAND":
         assert command in COMMANDS, line
-        known = {option for parameter in COMMANDS[command].params for option in (*parameter.opts, "--help")}
+        params = COMMANDS[command].params
+        known = {name for one in params for name in (*one.opts, *one.secondary_opts, "--help")}
     options = {word.split("=")[0] for word in words if word.startswith("--")}
     assert options <= known, f"{line}: {sorted(options - known)}"
 
@@ -260,12 +273,34 @@ def test_links_lead_somewhere(page):
 
 
 def test_site_builds_without_warnings(tmp_path):
+    pytest.importorskip("material", reason="needs mkdocs-material: pip install 'cxu[docs]'")
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     built = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.html")}
     assert "format/index.html" in built
+    text = (tmp_path / "site" / "reference" / "index.html").read_text("utf-8")
+    assert "<code>--frame model|image</code>" in text
+
+
+def nav_pages(entries):
+    """Return the pages of a navigation, in order."""
+    values = [value for entry in entries for value in (entry.values() if isinstance(entry, dict) else [entry])]
+    return [page for value in values for page in (nav_pages(value) if isinstance(value, list) else [value])]
+
+
+def test_every_page_is_in_the_navigation_once():
+    nav = nav_pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"])
+    assert sorted(nav) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", QUESTIONS[1:])
+def test_question_is_listed_and_answered_first(page):
+    title, answer, *_ = read(page).split("\n\n")
+    assert re.fullmatch(r"# .*\?", title)
+    assert re.match(r"[\w`]", answer), "the answer comes first, before tables and commands"
+    assert f"]({Path(page).name})" in read("questions/index.md")
 
 
 def test_picture_of_the_quickstart_is_small_enough_to_ship():
@@ -281,8 +316,10 @@ def test_picture_of_the_quickstart_is_small_enough_to_ship():
 
 
 def run_cxu(line):
-    result = CliRunner().invoke(app, shlex.split(line)[1:])
+    """Run a command line and return what it prints on stdout."""
+    result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
     assert result.exit_code == 0, f"{line}: {result.output}"
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -307,15 +344,32 @@ def claim(value, expected):
     assert repr(value) == expected
 
 
-def run_page(page):
+def as_shown(text):
+    """Return output on one line, without what differs between runs: gaps, ages, and sizes, which are zlib's."""
+    text = re.sub(r"[\d.,]+ (?:[kMG]B|seconds ago)\b", "#", text)
+    return " ".join(text.split())
+
+
+def is_output(shown, printed):
+    """Tell whether a page shows what was printed; … stands for anything."""
+    pattern = ".*".join(re.escape(part.strip()) for part in as_shown(shown).split("…"))
+    return re.fullmatch(pattern, as_shown(printed)) is not None
+
+
+def run_page(page, languages=("python", "sh")):
+    """Run the blocks of a page; text right behind a shell block is its output."""
     names = {"_claim": claim, "__name__": "__main__"}
-    for language, code in blocks_of(read(page), "python", "sh"):
-        if language == "python":
+    printed = None
+    for language, code in blocks_of(read(page), "text", *languages):
+        if language == "text":
+            assert printed is None or is_output(code, printed), (
+                f"{page} shows\n{code}\nand this was printed:\n{printed}"
+            )
+        elif language == "python":
             exec(compile(with_checks(code), page, "exec"), names)
-            continue
-        for line in code.splitlines():
+        for line in code.splitlines() if language == "sh" else ():
             assert line.startswith("cxu "), f"{page}: {line!r} would not be run"
-            run_cxu(line)
+        printed = "".join(map(run_cxu, code.splitlines())) if language == "sh" else None
 
 
 @pytest.mark.parametrize("page", RUN_IN_SAMPLE)
@@ -323,6 +377,37 @@ def test_examples_run_after_the_quickstart(page, first_masks, tmp_path, monkeypa
     shutil.copytree(first_masks, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     run_page(page)
+
+
+@pytest.mark.parametrize("page", SHELL_IN_SAMPLE)
+def test_shell_examples_run_after_the_quickstart(page, first_masks, tmp_path, monkeypatch):
+    shutil.copytree(first_masks, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    run_page(page, ("sh",))
+
+
+@pytest.fixture(scope="module")
+def first_images(first_masks, tmp_path_factory):
+    """The same folder with the pictures that the first page of the questions draws."""
+    folder = tmp_path_factory.mktemp("first-images")
+    shutil.copytree(first_masks, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_page(QUESTIONS[0])
+    return folder
+
+
+@pytest.mark.parametrize("page", QUESTIONS[1:])
+def test_questions_run_after_the_quickstart(page, first_images, tmp_path, monkeypatch):
+    shutil.copytree(first_images, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    run_page(page)
+
+
+def test_wrong_output_of_examples_is_noticed():
+    assert is_output("rows  24\n…\n3 files, 1.5 kB\n", "rows 24\nanything\n3 files, 2 MB\n")
+    assert not is_output("rows  24\n", "rows 25\n")
+    assert not is_output("rows 24\n", "rows 24\nand more\n")
 
 
 @pytest.mark.parametrize("page", RUN_IN_EMPTY)

@@ -41,7 +41,7 @@ class Source:
     id_depth
         How many trailing parts of an image's path make its id.
     citation
-        Key of the data set's reference in ``docs/datasets.md``.
+        Key of the data set's reference in ``docs/citation.md``.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""References as BibTeX: CheXmask-U, CheXmask, HybridGNet, the sources, cxu. As on the page ``docs/datasets.md``."""
+"""References as BibTeX: CheXmask-U, CheXmask, HybridGNet, the sources, cxu. As on the page ``docs/citation.md``."""
 
 from __future__ import annotations
 
