@@ -112,7 +112,11 @@ class Shard:
                 unread = _blank_columns(file, self.row_group)
                 names = [name for name in names if name not in unread]
             # shards are read side by side: threads of each one would be in the others' way
-            return file.read_row_group(self.row_group, columns=names, use_threads=False)
+            rows = file.read_row_group(self.row_group, columns=names, use_threads=False)
+            for column in rows.columns:
+                if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                    column.validate(full=True)  # text of a foreign file need not be UTF-8
+            return rows
 
     def schema(self) -> pa.Schema:
         """Return the columns of the shard's file."""

@@ -7,6 +7,7 @@ it. ``docs/format.md`` is its normative description and a test compares the two.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -227,6 +228,9 @@ def check_table(table: pa.Table | pa.Schema, name: str) -> None:
         raise FormatError(
             f"{name} has schema version {version}, this cxu reads {SCHEMA_VERSION}; make it again with this version"
         )
+    twice = [column for column, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise FormatError(f"{name} has the column {twice[0]!r} more than once")
     for field in SCHEMA:
         if field.name not in schema.names:
             raise FormatError(f"{name} lacks the column {field.name!r}; expected the columns of docs/format.md")
@@ -249,7 +253,7 @@ def decode_metadata(schema: pa.Schema) -> dict[str, Any]:
         return {}
     try:
         facts = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
