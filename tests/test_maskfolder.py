@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from cxu import files
+from cxu.blockfolder import BlockFacts, difference
 from cxu.errors import OutputExistsError
-from cxu.maskfolder import INDEX_SCHEMA, BlockFacts, MaskFolder, difference
+from cxu.maskfolder import INDEX_SCHEMA, MaskFolder
 from mask_helpers import tree
 
 RECORD = {
@@ -266,7 +267,7 @@ def test_killed_while_overwriting_the_rest_is_still_ours(folder, monkeypatch):
     def killed(*_):
         raise SystemExit
 
-    monkeypatch.setattr("cxu.maskfolder._files_of", killed)
+    monkeypatch.setattr("cxu.blockfolder._files_of", killed)
     with pytest.raises(SystemExit):
         folder.claim(OTHER, [], overwrite=True)
     monkeypatch.undo()

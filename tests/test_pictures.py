@@ -14,8 +14,9 @@ from cxu.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG
 from cxu.canvas import HALO, sigma_colours
 from cxu.errors import DuplicateIdError, MissingInputError, OutputExistsError, UsageError
 from cxu.labels import IdList
-from cxu.pictureplan import Choice, PictureOptions, plan_pictures
+from cxu.pictureplan import PictureOptions, plan_pictures
 from cxu.pictures import draw_pictures
+from cxu.rowchoice import Choice
 from cxu.table import field_of, lists_from_numpy
 from mask_helpers import store_rows, tree
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +61,21 @@ class Block:
         """Read the columns named; names that the table lacks are left out."""
         return self.shard.read(columns).take(pa.array(self.rows, pa.int64()))
 
+    def only(self, positions: Sequence[int]) -> Self:
+        """Return the block with some of its rows alone, by their positions in it."""
+        return replace(
+            self,
+            rows=tuple(self.rows[position] for position in positions),
+            stems=tuple(self.stems[position] for position in positions),
+            images=None if self.images is None else tuple(self.images[position] for position in positions),
+        )
+
+    def stamp(self) -> str | None:
+        """Return a hash that changes when an image of the block is replaced; None without images."""
+        if self.images is None:
+            return None
+        return files.hash_of([image and image.stamp() for image in self.images])
+
     def planned(self, options: MaskOptions) -> Iterator[str]:
         """Yield the files that the block may write, below the output folder."""
         part = part_path(options, self.name)
@@ -103,6 +118,7 @@ def plan_masks(
     *,
     frame: FrameName | None = None,
     cache_folder: Path | None = None,
+    block_rows: int = BLOCK_ROWS,
 ) -> MaskPlan:
     """Decide what is drawn where.
 
@@ -118,6 +134,8 @@ def plan_masks(
         Draw only the rows in this frame.
     cache_folder
         Where the listing of an image folder is kept for the next time; None keeps none.
+    block_rows
+        Rows that are drawn together, at most.
 
     Raises
     ------
@@ -130,7 +148,7 @@ def plan_masks(
     shards = [_scan(shard, frame, options) for shard in stored.shards()]
     _check_rows(shards, stored, frame, options)
     found = _find_images(shards, target, cache_folder)
-    blocks = tuple(_blocks(shards, found, target))
+    blocks = tuple(_blocks(shards, found, target, block_rows))
     if options.format != "rle":
         _check_paths(blocks)
     return MaskPlan(out, options, target, blocks, _record(stored, shards, options, target, frame))
@@ -204,11 +222,11 @@ def _find_images(shards: Sequence[_ScannedShard], target: Target, cache_folder: 
             if (key := (sources[name].name, image_id)) in found}  # fmt: skip
 
 
-def _blocks(shards: Sequence[_ScannedShard], found: Found | None, target: Target) -> Iterator[Block]:
+def _blocks(shards: Sequence[_ScannedShard], found: Found | None, target: Target, block_rows: int) -> Iterator[Block]:
     number = itertools.count()
     for shard in shards:
-        for start in range(0, len(shard.rows), BLOCK_ROWS):
-            part = slice(start, start + BLOCK_ROWS)
+        for start in range(0, len(shard.rows), block_rows):
+            part = slice(start, start + block_rows)
             pairs = shard.pairs[part]
             stems = tuple(_stem(pair, found, target) for pair in pairs)
             image_files = None if found is None else tuple(found.get(pair) for pair in pairs)

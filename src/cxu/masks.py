@@ -7,7 +7,7 @@ paints them into one image.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple, Self, get_args
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cxu import contour, raster, table
-from cxu.anatomy import IGNORE_LABEL, N_NODES, ORGANS, Organ, OrganName
+from cxu.anatomy import IGNORE_LABEL, N_NODES, ORGAN_NAMES, ORGANS, Organ, OrganName
 from cxu.codec import Mask
 from cxu.errors import FormatError, UsageError
 from cxu.frame import Box, ModelFrame
@@ -219,28 +219,36 @@ class OrganMask:
         return self.usable and bool(contour.crosses_itself([self.polygon_xy])[0])
 
 
-def draw_organs(row: RowShape, placement: Placement, options: MaskOptions) -> dict[OrganName, OrganMask]:
-    """Draw each organ of a row by the policy, in the order of ORGANS.
+def draw_organs(
+    row: RowShape, placement: Placement, options: MaskOptions, *, names: Collection[OrganName] = ORGAN_NAMES
+) -> dict[OrganName, OrganMask]:
+    """Draw each organ of a row by the policy, in the order of ORGANS; of some, only those in ``names``.
 
     Raises
     ------
     UsageError
         If the policy needs standard deviations and the row has none.
     FormatError
-        If the landmarks are no finite positions.
+        If landmarks of these organs are no finite positions.
     """
-    _check_drawable(row, options.policy)
+    wanted = [(index, organ) for index, organ in enumerate(ORGANS) if organ.name in names]
+    _check_drawable(row, options.policy, [organ for _, organ in wanted])
     placed = _place_row(row, placement, options.policy)
-    return {
-        organ.name: _draw_organ(placed, organ, index, placement.shape_hw, options) for index, organ in enumerate(ORGANS)
-    }
+    return {organ.name: _draw_organ(placed, organ, index, placement.shape_hw, options) for index, organ in wanted}
 
 
-def _check_drawable(row: RowShape, policy: Policy) -> None:
-    if not np.abs(row.landmarks_xy).max() < _FARTHEST_PX:  # nor is NaN
+def _check_drawable(row: RowShape, policy: Policy, organs: Iterable[Organ]) -> None:
+    if not all(np.abs(row.landmarks_xy[organ.nodes]).max() < _FARTHEST_PX for organ in organs):  # nor is NaN
         raise FormatError(f"landmarks that are no number, or beyond {_FARTHEST_PX:,.0f} px")
     if policy in NEEDS_SIGMA and not has_uncertainty(policy, row.sigma_xy, row.samples_xy):
         raise UsageError(f"--policy {policy} needs standard deviations, and the row has none")
+
+
+def with_outline(row: RowShape, policy: Policy) -> RowShape:
+    """Return a row whose organs without an outline are unusable: limits may leave a usable one without any node."""
+    if policy == "full":
+        return row
+    return replace(row, usable=row.usable & [row.confident[organ.nodes].any() for organ in ORGANS])
 
 
 def has_uncertainty(policy: Policy, sigma_xy: FloatArray, samples_xy: FloatArray | None) -> bool:
@@ -327,8 +335,7 @@ def merge_labels(organs: Mapping[OrganName, OrganMask], options: MaskOptions) ->
 def merge_window(organs: Mapping[OrganName, OrganMask], options: MaskOptions) -> Window:
     """Return the window of :func:`merge_labels` that holds all organs."""
     masks = organs.values()
-    lefts, tops, rights, bottoms = zip(*(mask.box for mask in masks), strict=True)
-    window = Window.blank(Box(min(lefts), min(tops), max(rights), max(bottoms)), next(iter(masks)).shape_hw)
+    window = _window_around(masks)
     for organ in ORGANS:
         if organs[organ.name].usable:
             raster.paint_vertices(window, organs[organ.name].vertices, organ.label)
@@ -338,3 +345,18 @@ def merge_window(organs: Mapping[OrganName, OrganMask], options: MaskOptions) ->
         elif not mask.usable and options.unusable == "ignore":
             raster.paint_vertices(window, mask.vertices, IGNORE_LABEL)
     return window
+
+
+def covered_window(masks: Collection[OrganMask]) -> Window:
+    """Return the window that holds some organs, usable or not: 1 where one of their polygons lies, else 0."""
+    window = _window_around(masks)
+    for mask in masks:
+        raster.paint_vertices(window, mask.vertices, 1)
+    return window
+
+
+def _window_around(masks: Collection[OrganMask]) -> Window:
+    """Return background that holds all that is drawn of some organs, one at least."""
+    lefts, tops, rights, bottoms = zip(*(mask.box for mask in masks), strict=True)
+    box = Box(min(lefts), min(tops), max(rights), max(bottoms))
+    return Window.blank(box, next(iter(masks)).shape_hw)

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from cxu import files
+from cxu.blockfolder import difference
 from cxu.errors import OutputExistsError
 from cxu.pictureplan import COMMAND
 
@@ -135,26 +136,3 @@ def _remove_empty(folder: Path, root: Path) -> None:
         while folder != root:
             folder.rmdir()
             folder = folder.parent
-
-
-def difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Say in what two records differ."""
-    if not held:
-        return f"its {files.RECORD} is damaged"
-    found = []
-    for part in ("options", "target", "choice"):
-        before = held.get(part)
-        values = before if isinstance(before, dict) else {}
-        found += [
-            f"{name} was {json.dumps(values.get(name))}, now {json.dumps(value)}"
-            for name, value in wanted[part].items()
-            if json.dumps(values.get(name)) != json.dumps(value)
-        ]
-    for name in ("frame", "cxu_version", "schema_version"):
-        if held.get(name) != wanted[name]:
-            found.append(f"{name} was {json.dumps(held.get(name))}, now {json.dumps(wanted[name])}")
-    if held.get("table_name") != wanted["table_name"]:
-        found.append(f"the table was {held.get('table_name')}, now {wanted['table_name']}")
-    elif held.get("table") != wanted["table"]:
-        found.append(f"the table {wanted['table_name']} has changed")
-    return "; ".join(found) or "images have changed since"

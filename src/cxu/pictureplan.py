@@ -12,22 +12,20 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from cxu import files, maskplan
 from cxu.canvas import DEFAULT_VMAX_PX
 from cxu.catalog import FrameName
-from cxu.errors import MissingInputError, UsageError
+from cxu.errors import UsageError
 from cxu.image_listing import ImageFile
-from cxu.labels import IdList
 from cxu.maskplan import Block
 from cxu.masks import MaskOptions
 from cxu.placing import Target
+from cxu.rowchoice import Choice, choose_rows
 from cxu.store import Shard, StoredTable
 
 ColourBy = Literal["sigma", "radius", "organ"]
-Order = Literal["table", "uncertain"]
 
 COMMAND: Final = "overlay"
 PICTURE_PX: Final = 900
@@ -98,26 +96,6 @@ class PictureOptions:
     def scale_px(self) -> float:
         """End of the colour scale."""
         return self.vmax_px or _VMAX_PX[self.colour]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which rows are drawn, and in which order.
-
-    Attributes
-    ----------
-    ids
-        Only these images.
-    limit, seed
-        Only so many of them: drawn by chance, of those that have an image; or the most uncertain.
-    order
-        As in the table, or the most uncertain first.
-    """
-
-    ids: IdList | None = None
-    limit: int | None = None
-    seed: int = 0
-    order: Order = "table"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,18 +202,8 @@ def plan_pictures(
     """
     target = Target(tuple(images))
     plan = maskplan.plan_masks(stored, out, MaskOptions("full"), target, frame=frame, cache_folder=cache_folder)
-    found = _candidates(plan.blocks, choice.ids, _VALUE[options.colour])
-    if not len(found):
-        raise UsageError(f"no row to draw: {_nothing(stored, choice.ids, plan.rows)}")
-    with_image = found["has_image"].to_numpy()
-    if not with_image.any():
-        raise MissingInputError(
-            f"none of the {len(found):,} rows has an image in {', '.join(images)} (first: {found['source'][0]} "
-            f"{found['image_id'][0]}): are these the images of that data set?"
-        )
-    # drawn at random, rows without an image would leave gaps; all of them asked for, each is missed and told
-    passed_over = int(np.count_nonzero(~with_image)) if choice.limit is not None else 0
-    chosen = _chosen(found.filter(pa.array(with_image)) if passed_over else found, choice)
+    found = choose_rows(plan, choice, value=_VALUE[options.colour])
+    chosen = found.rows
     has_value = chosen["has_value"].to_numpy()
     if options.colour == "radius" and not has_value.any():
         raise UsageError(
@@ -253,49 +221,10 @@ def plan_pictures(
         stored.rows,
         _limits_px(stored.facts, options.colour),
         _has_drops(stored),
-        passed_over,
+        found.without_image,
         int(np.count_nonzero(~has_value)),
         _record(plan.record, options, choice, pictures),
     )
-
-
-def _nothing(stored: StoredTable, ids: IdList | None, n_rows: int) -> str:
-    if ids is not None and n_rows:
-        return f"none of the {len(ids.ids):,} ids of --ids is in {stored.name}"
-    return f"{stored.name} is empty"
-
-
-def _candidates(blocks: Sequence[Block], ids: IdList | None, value: str) -> pa.Table:
-    """Return a line for each row that may be drawn: its keys, score, block and position there, and what it has."""
-    parts = []
-    for number, block in enumerate(blocks):
-        rows = block.read(tuple(dict.fromkeys(("source", "image_id", "mean_sigma_model_px", value))))
-        images = block.images
-        has_image = [True] * len(rows) if images is None else [image is not None for image in images]
-        part = pa.table(
-            {
-                "source": rows["source"],
-                "image_id": rows["image_id"],
-                "score": rows["mean_sigma_model_px"],
-                "has_value": rows[value].is_valid(),
-                "has_image": pa.array(has_image, pa.bool_()),
-                "block": pa.array(np.full(len(rows), number), pa.int32()),
-                "position": pa.array(np.arange(len(rows)), pa.int32()),
-            }
-        )
-        parts.append(part.filter(pa.array(ids.among(rows))) if ids is not None else part)
-    return pa.concat_tables(parts).combine_chunks() if parts else pa.table({"source": pa.array([], pa.string())})
-
-
-def _chosen(found: pa.Table, choice: Choice) -> pa.Table:
-    """Return the rows that are drawn, in the order in which they are."""
-    places: npt.NDArray[np.int64] = np.arange(len(found))
-    if choice.order == "uncertain":
-        score = found["score"].to_numpy().astype(np.float64)
-        places = np.argsort(-np.nan_to_num(score, nan=-1.0), kind="stable")[: choice.limit]
-    elif choice.limit is not None and choice.limit < len(found):
-        places = np.sort(np.random.default_rng(choice.seed).choice(len(found), choice.limit, replace=False))
-    return found.take(pa.array(places))
 
 
 def _lay_out(
@@ -358,12 +287,7 @@ def _record(
         **{name: of_masks[name] for name in ("table", "frame", "target", "schema_version", "cxu_version")},
         "command": COMMAND,
         "options": asdict(options),
-        "choice": {
-            "ids": choice.ids and files.hash_of(choice.ids.ids),
-            "limit": choice.limit,
-            "seed": choice.seed if choice.limit is not None else None,
-            "order": choice.order,
-        },
+        "choice": choice.record(),
         # an image that was replaced gives another picture
         "images": files.hash_of(images) if any(images) else None,
     }

@@ -17,12 +17,13 @@ import pyarrow as pa
 
 from cxu import files
 from cxu.anatomy import OrganName
+from cxu.blockfolder import BlockFacts
 from cxu.contour import FloatArray, crosses_itself
 from cxu.engine import check_workers, run_shards
 from cxu.errors import CxuError, UsageError
 from cxu.image_listing import ImageFile
 from cxu.maskfiles import Paths, encode_row, open_writer, part_path
-from cxu.maskfolder import INDEX_SCHEMA, BlockFacts, MaskFolder
+from cxu.maskfolder import INDEX_SCHEMA, MaskFolder
 from cxu.maskplan import Block, MaskPlan
 from cxu.masks import NEEDS_SIGMA, MaskOptions, OrganMask, Policy, RowShape, draw_organs
 from cxu.placing import KEY_COLUMNS, RowKey, Target, place_row
@@ -142,7 +143,7 @@ class _IndexLines:
 def _draw_block(task: _Task) -> _BlockResult:
     """Draw one block, unless an earlier run did."""
     block, folder = task.block, MaskFolder(task.out)
-    stamp = _stamp(block)
+    stamp = block.stamp()
     done = folder.finished(block.name, stamp)
     if done is not None:
         return _BlockResult(done, resumed=True)
@@ -168,13 +169,6 @@ def _draw_block(task: _Task) -> _BlockResult:
     )
     folder.finish(block.name, lines.table(), facts)
     return _BlockResult(facts, tuple(failures))
-
-
-def _stamp(block: Block) -> str | None:
-    """Return a hash that changes when an image of the block is replaced; None without images."""
-    if block.images is None:
-        return None
-    return files.hash_of([image and image.stamp() for image in block.images])
 
 
 def _draw_block_there(task: _Task) -> _BlockResult:

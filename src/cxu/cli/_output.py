@@ -148,6 +148,11 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes / 1e3:,.1f} kB"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, such as ``1 row`` or ``1,024 rows``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def percent(share: float) -> str:
     """Return a share as a percentage."""
     return f"{100 * share:.1f} %"

@@ -30,6 +30,28 @@ def announce(output: Output, home: Home, stored: StoredTable) -> None:
     output.say(f"home {home.root} · {stored.kind} {stored.name}: {', '.join(parts)}")
 
 
+def has_limits(stored: StoredTable) -> bool:
+    """Tell whether a table was filtered by a limit of uncertainty: else every node counts as confident."""
+    return "max_std" in describe_thresholds(stored)
+
+
+def warn_of_no_limit(output: Output, policy: str) -> None:
+    """Say that a policy which asks for confident nodes takes all."""
+    output.warn(
+        f"no limit of uncertainty was set, so every node counts as confident and --policy {policy} draws what full "
+        "does: choose one with cxu filter --max-std"
+    )
+
+
+def warn_of_assumed(output: Output, rows: int) -> None:
+    """Say of how many rows the position in their image is assumed; nothing where it is of none."""
+    if rows:
+        output.warn(
+            f"{rows:,} rows are of a source that does not say how its images became the model frame: "
+            "taken as padded to a centred square, not cropped"
+        )
+
+
 def describe_thresholds(stored: StoredTable) -> str:
     """Return the thresholds of a selection and those it builds on, percentiles with the px that they came to."""
     if not stored.facts.get("thresholds"):

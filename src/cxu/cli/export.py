@@ -11,7 +11,7 @@ from cxu.cli._errors import SOME_FAILED
 from cxu.cli._options import FrameOption, HomeOption, JsonOption, WorkersOption
 from cxu.cli._output import Output, make_table
 from cxu.cli._output import size as in_bytes
-from cxu.cli._tables import announce, describe_thresholds
+from cxu.cli._tables import announce, has_limits, warn_of_assumed, warn_of_no_limit
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -96,7 +96,7 @@ def command(
     output.list_items(f"{len(failures):,} rows could not be exported:", failures, elsewhere=elsewhere)
     empty = [f"{source} {image_id}" for source, image_id in report.account.empty]
     output.list_items(f"{len(empty):,} rows are left out, none of their organs is usable:", empty, elsewhere=elsewhere)
-    _tell(output, plan, report, "max_std" in describe_thresholds(stored))
+    _tell(output, plan, report, has_limits(stored))
     output.result(content, *_summary(plan, report))
     if not images and format_ != "csv":
         output.say(_NO_OVERLAY)
@@ -104,20 +104,13 @@ def command(
         raise typer.Exit(SOME_FAILED)
 
 
-def _tell(output: Output, plan: ExportPlan, report: ExportReport, has_limits: bool) -> None:
+def _tell(output: Output, plan: ExportPlan, report: ExportReport, is_limited: bool) -> None:
     account = report.account
     if report.resumed_rows:
         output.say(f"{report.resumed_rows:,} rows were already exported")
-    if plan.options.drawn_policy == "confident" and not has_limits:
-        output.warn(
-            "no limit of uncertainty was set, so every node counts as confident and --policy confident draws what full "
-            "does: choose one with cxu filter --max-std"
-        )
-    if account.assumed:
-        output.warn(
-            f"{account.assumed:,} rows are of a source that does not say how its images became the model frame: "
-            "taken as padded to a centred square, not cropped"
-        )
+    if plan.options.drawn_policy == "confident" and not is_limited:
+        warn_of_no_limit(output, plan.options.drawn_policy)
+    warn_of_assumed(output, account.assumed)
     unusable = sum(account.unusable.values())
     if plan.options.format == "csv" and unusable:
         output.warn(

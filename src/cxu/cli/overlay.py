@@ -9,9 +9,9 @@ import typer
 
 from cxu.cli._errors import SOME_FAILED
 from cxu.cli._options import FrameOption, HomeOption, JsonOption, WorkersOption
-from cxu.cli._output import Output
+from cxu.cli._output import Output, counted
 from cxu.cli._output import size as in_bytes
-from cxu.cli._tables import announce, describe_thresholds
+from cxu.cli._tables import announce, describe_thresholds, warn_of_assumed
 from cxu.errors import UsageError
 
 if TYPE_CHECKING:
@@ -119,8 +119,9 @@ def command(
     is refused. Research and education only; not a medical device.
     """
     from cxu.labels import IdList
-    from cxu.pictureplan import COLUMNS, ROWS, Choice, PictureOptions, plan_pictures
+    from cxu.pictureplan import COLUMNS, ROWS, PictureOptions, plan_pictures
     from cxu.pictures import draw_pictures
+    from cxu.rowchoice import Choice
     from cxu.store import Home
 
     output, store = Output(as_json=as_json), Home(home)
@@ -162,32 +163,24 @@ def _say_before(output: Output, plan: PicturePlan) -> None:
 def _say_after(output: Output, plan: PicturePlan, report: PictureReport, wanted: IdList | None, manifest: str) -> None:
     if report.resumed_rows:
         output.say(f"{report.resumed_rows:,} rows were already drawn")
-    if report.assumed:
-        output.warn(
-            f"{report.assumed:,} rows are of a source that does not say how its images became the model frame: "
-            "taken as padded to a centred square, not cropped"
-        )
+    warn_of_assumed(output, report.assumed)
     lost = len(report.failures)
     output.list_items(
-        f"{_counted(lost, 'row')} {'has' if lost == 1 else 'have'} no picture:",
+        f"{counted(lost, 'row')} {'has' if lost == 1 else 'have'} no picture:",
         report.failures,
         elsewhere=f"see {manifest}",
     )
     missing = wanted.unmatched() if wanted else []
-    title = f"{_counted(len(missing), 'id')} of --ids {'was' if len(missing) == 1 else 'were'} not found:"
+    title = f"{counted(len(missing), 'id')} of --ids {'was' if len(missing) == 1 else 'were'} not found:"
     output.list_items(title, missing, elsewhere="see --json")
     if not plan.target.images:
         output.say("The outlines are on a blank frame: --images draws them over the images.")
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _summary(plan: PicturePlan, report: PictureReport) -> str:
-    files = _counted(report.files, "page" if plan.options.sheet else "picture")
+    files = counted(report.files, "page" if plan.options.sheet else "picture")
     where = f"in {plan.out}; index.csv says which is where"
-    return f"{_counted(report.rows, 'row')} on {files}, {in_bytes(report.bytes)} {where}"
+    return f"{counted(report.rows, 'row')} on {files}, {in_bytes(report.bytes)} {where}"
 
 
 def _as_json(plan: PicturePlan, report: PictureReport, wanted: IdList | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from cxu.cli._options import (
 )
 from cxu.cli._output import Output, make_table
 from cxu.cli._output import size as in_bytes
-from cxu.cli._tables import announce, describe_thresholds
+from cxu.cli._tables import announce, has_limits, warn_of_assumed, warn_of_no_limit
 from cxu.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def command(
     how = {"workers": workers, "shard": shard, "scheduler": scheduler}
     manifest = store.record_run("rasterize", {**_manifest(plan, report, share), **how})
     output.list_items(f"{len(report.failures):,} rows have no mask:", report.failures, elsewhere=f"see {manifest}")
-    _tell(output, report, "max_std" in describe_thresholds(stored), policy)
+    _tell(output, report, has_limits(stored), policy)
     output.result(_as_json(plan, report, share), *_summary(plan, report, share))
     if not images:
         output.say(
@@ -143,21 +143,14 @@ def _target(images: list[str] | None, size: str | None, layout: Literal["ids", "
     return Target(tuple(images or ()), longest=int(match[1]), layout=layout)
 
 
-def _tell(output: Output, report: MaskReport, has_limits: bool, policy: str) -> None:
+def _tell(output: Output, report: MaskReport, is_limited: bool, policy: str) -> None:
     if report.resumed_rows:
         output.say(f"{report.resumed_rows:,} rows were already drawn")
     if report.failed_elsewhere:
         output.say(f"{report.failed_elsewhere:,} rows of other shares have no mask: their jobs list them")
-    if policy in ("confident", "ignore") and not has_limits:
-        output.warn(
-            f"no limit of uncertainty was set, so every node counts as confident and --policy {policy} draws what full "
-            "does: choose one with cxu filter --max-std"
-        )
-    if report.assumed:
-        output.warn(
-            f"{report.assumed:,} rows are of a source that does not say how its images became the model frame: "
-            "taken as padded to a centred square, not cropped"
-        )
+    if policy in ("confident", "ignore") and not is_limited:
+        warn_of_no_limit(output, policy)
+    warn_of_assumed(output, report.assumed)
     crossing = ", ".join(f"{count:,} × {name}" for name, count in report.crossing.items() if count)
     if crossing:
         output.warn(f"contours that cross themselves: {crossing}; listed in index.parquet as crosses_itself")

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import cxu
 from cxu import dicom, files
 from cxu.anatomy import Organ
+from cxu.blockfolder import BlockFacts
 from cxu.engine import run_shards
 from cxu.errors import CxuError, ImageError
 from cxu.export.blocks import ExportReport, Progress, block_tasks, image_stamp
@@ -31,7 +32,7 @@ from cxu.export.drawing import Account, BlockTask, DrawnRow, draw_rows
 from cxu.export.plan import ExportPlan, folder_record
 from cxu.image_listing import ImageFile
 from cxu.images import file_kind, open_image
-from cxu.maskfolder import INDEX_SCHEMA, BlockFacts, MaskFolder
+from cxu.maskfolder import INDEX_SCHEMA, MaskFolder
 from cxu.maskplan import Block
 from cxu.masks import Policy
 from cxu.rasterize import Failure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 import numpy as np
@@ -18,7 +18,7 @@ from cxu.catalog import FrameName
 from cxu.errors import CxuError
 from cxu.image_listing import ImageFile
 from cxu.maskplan import Block
-from cxu.masks import MaskOptions, OrganMask, Placement, Policy, RowShape, draw_organs
+from cxu.masks import MaskOptions, OrganMask, Placement, RowShape, draw_organs, with_outline
 from cxu.placing import KEY_COLUMNS, RowKey, Target, place_row
 from cxu.rasterize import Failure
 
@@ -223,7 +223,7 @@ def draw_rows(task: BlockTask, account: Account) -> Iterator[DrawnRow]:
         _facts(rows),
     )
     for number, (key, image, shape, sigma_model_px, facts) in enumerate(zip(*columns, strict=True), start=task.first):
-        drawable = replace(shape, usable=_has_outline(shape, task.options.policy))
+        drawable = with_outline(shape, task.options.policy)
         try:
             placement = place_row(key, image, task.target)
             organs = draw_organs(drawable, placement, task.options)
@@ -238,13 +238,6 @@ def _facts(rows: pa.Table) -> list[dict[str, Any]]:
     columns = {name: rows[name].to_pylist() for name in _FACT_COLUMNS}
     columns["mean_sigma_model_px"] = [as_number(value) for value in columns["mean_sigma_model_px"]]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _has_outline(shape: RowShape, policy: Policy) -> npt.NDArray[np.bool_]:
-    """Return which organs are usable and have an outline: limits may leave a usable organ without any node."""
-    if policy == "full":
-        return shape.usable
-    return shape.usable & [shape.confident[organ.nodes].any() for organ in ORGANS]
 
 
 def ring_of(mask: OrganMask) -> FloatArray:
