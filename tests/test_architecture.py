@@ -106,6 +106,7 @@ def test_public_names_are_pinned():
         "Selection",
         "StoredTable",
         "__version__",
+        "crop_rows",
         "fetch_source",
         "filter_rows",
         "import_csv",

@@ -97,6 +97,15 @@ def test_organs_come_in_the_order_of_the_organs():
             parse_organs(text)
 
 
+def test_all_is_a_group_on_demand():
+    assert parse_organs("all", also_all=True) == ORGAN_NAMES
+    assert parse_organs("heart,right_lung", also_all=True) == ("right_lung", "heart")
+    with pytest.raises(UsageError, match=r"unknown organ 'all'; expected one of right_lung, left_lung, lungs, heart$"):
+        parse_organs("all")
+    with pytest.raises(UsageError, match=r"unknown organ 'lung'; expected one of .*, heart, all$"):
+        parse_organs("lung", also_all=True)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

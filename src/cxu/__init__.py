@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cxu.anatomy import ORGANS as ORGANS
     from cxu.api import Drawing as Drawing
     from cxu.api import Selection as Selection
+    from cxu.api import crop_rows as crop_rows
     from cxu.api import fetch_source as fetch_source
     from cxu.api import filter_rows as filter_rows
     from cxu.api import import_csv as import_csv
@@ -44,6 +45,7 @@ _OWNERS = {
     "ORGANS": "anatomy",
     "Selection": "api",
     "StoredTable": "store",
+    "crop_rows": "api",
     "fetch_source": "api",
     "filter_rows": "api",
     "import_csv": "api",

@@ -17,6 +17,9 @@ from cxu.anatomy import OrganName
 from cxu.catalog import DATASET_REPO, FrameName, source_or_custom
 from cxu.codec import Mask
 from cxu.criteria import Criteria
+from cxu.cropping import CropShape, parse_margin
+from cxu.cropplan import Blank, CropOptions, CropPolicy, UnusableRows, plan_crops
+from cxu.crops import CropReport, crop_table
 from cxu.errors import UsageError
 from cxu.fetch import FetchResult, carry_out, prepare_fetch
 from cxu.fetch_plan import FetchOptions, select_sources
@@ -29,6 +32,7 @@ from cxu.masks import MaskFormat, MaskOptions, Placement, Policy, RowShape, Unus
 from cxu.placing import Layout, Target
 from cxu.raster import BAND_SIGMAS
 from cxu.rasterize import MaskReport, rasterize_table
+from cxu.rowchoice import Choice
 from cxu.store import Home, StoredTable, open_table
 from cxu.thresholds import (
     MAX_GAP,
@@ -256,12 +260,49 @@ def rasterize_rows(
     UsageError, OutputExistsError, WorkerError
         See :func:`cxu.rasterize.plan_masks` and :func:`cxu.rasterize.rasterize_table`.
     """
-    if not isinstance(stored, StoredTable):
-        stored = open_table(stored) if isinstance(stored, Path) else Home(home).open(stored)
     target = Target(tuple(str(entry) for entry in images), size_hw=size_hw, longest=longest, layout=layout)
     options = MaskOptions(policy, format, band, unusable)
-    plan = plan_masks(stored, Path(out), options, target, cache_folder=Home(home).root / "cache")
+    plan = plan_masks(_opened(stored, home), Path(out), options, target, cache_folder=Home(home).root / "cache")
     return rasterize_table(plan, workers=workers, overwrite=overwrite)
+
+
+def crop_rows(
+    stored: StoredTable | str | Path | None,
+    out: str | Path,
+    images: Sequence[str | Path],
+    *,
+    home: str | Path | None = None,
+    organ: str = "lungs",
+    margin: str = "5%",
+    square: bool = False,
+    size: int | None = None,
+    blank: Blank | None = None,
+    policy: CropPolicy = "confident",
+    unusable: UnusableRows = "skip",
+    workers: int = 1,
+    overwrite: bool = False,
+) -> CropReport:
+    """Crop images around organs into a folder, as ``cxu crop`` does; None takes the selection ``latest``.
+
+    ``images`` are folders, globs, lists or zips; the other arguments are the options of the command. The report's
+    ``left_out`` and ``failures`` list the rows without a crop, and why.
+
+    Raises
+    ------
+    UsageError, MissingInputError, OutputExistsError, WorkerError
+        See :func:`cxu.cropplan.plan_crops` and :func:`cxu.crops.crop_table`.
+    """
+    shape = CropShape(parse_margin(margin), square, size)
+    options = CropOptions(parse_organs(organ, also_all=True), shape, policy, unusable, blank)
+    opened, cache = _opened(stored, home), Home(home).root / "cache"
+    plan = plan_crops(opened, Path(out), [str(entry) for entry in images], options, Choice(), cache_folder=cache)
+    return crop_table(plan, workers=workers, overwrite=overwrite)
+
+
+def _opened(stored: StoredTable | str | Path | None, home: str | Path | None) -> StoredTable:
+    if isinstance(stored, StoredTable):
+        return stored
+    return open_table(stored) if isinstance(stored, Path) else Home(home).open(stored)
 
 
 def landmarks(rows: pa.Table) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -157,7 +157,7 @@ class FilmFrame:
         return np.array([1.0, self.aspect])
 
 
-def read_film(file: ImageFile, *, even_flat: bool = False) -> Film:
+def read_film(file: ImageFile, *, even_flat: bool = False, turn: bool = True) -> Film:
     """Return the radiograph in a PNG, JPEG, TIFF or DICOM file.
 
     Parameters
@@ -166,6 +166,8 @@ def read_film(file: ImageFile, *, even_flat: bool = False) -> Film:
         The image.
     even_flat
         Take an image of one grey value too, for the gate to reject.
+    turn
+        Turn a negative; else it stays as it is in the file.
 
     Raises
     ------
@@ -183,7 +185,12 @@ def read_film(file: ImageFile, *, even_flat: bool = False) -> Film:
             f"{file.name} has no contrast: every pixel is {film.grey.flat[0]}"
             f"{', after its window or LUT' if kind == 'DICOM' else ''}; expected a radiograph."
         )
-    return _turned(film) if chest_contrast(film) < _NEGATIVE else film
+    return _turned(film) if turn and is_negative(film) else film
+
+
+def is_negative(film: Film) -> bool:
+    """Tell whether a film is clearly a negative: the lungs bright, and what lies between them dark."""
+    return chest_contrast(film) < _NEGATIVE
 
 
 def chest_contrast(film: Film) -> float:

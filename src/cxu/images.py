@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Final, Literal
+from typing import BinaryIO, Final, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -153,6 +153,38 @@ def draw_model_frame(
     offset_x, offset_y = frame.offset_xy
     rows = _resample_rows(grey, offset_y / aspect, step / aspect, size)
     return np.ascontiguousarray(_resample_rows(rows.T, offset_x, step, size).T)
+
+
+def resize_grey(grey: GreyArray, shape_hw: tuple[int, int]) -> GreyArray:
+    """Return an image [H, W] resized to ``shape_hw`` px, in its own type, halves rounded to even.
+
+    The outer edges of both are the same. A shrunk image is averaged over each output pixel's exact area, fractions of
+    pixels included; an enlarged one is interpolated linearly, and beyond its outer pixels' centres stays as they are.
+
+    Raises
+    ------
+    UsageError
+        If a side of either is not positive.
+
+    Examples
+    --------
+    >>> resize_grey(np.array([[0, 4, 10, 20]], np.uint8), (1, 2))
+    array([[ 2, 15]], dtype=uint8)
+    """
+    if min(*grey.shape, *shape_hw) < 1:
+        raise UsageError(f"cannot resize {grey.shape} to {shape_hw} px: sides must be positive.")
+    resized = _resize_rows(_resize_rows(grey, shape_hw[0]).T, shape_hw[1]).T
+    return cast(GreyArray, np.ascontiguousarray(np.rint(resized)).astype(grey.dtype))
+
+
+def _resize_rows(values: DrawableArray, size: int) -> npt.NDArray[np.float32]:
+    """Average windows of ``values`` [N, M] along its first axis over what of them lies in it: float32 [size, M]."""
+    step = len(values) / size
+    resized = _resample_rows(values, (step - 1) / 2, step, size)
+    half, centres = max(step, 1.0) / 2, step * (np.arange(size) + 0.5)
+    inside = np.minimum(centres + half, len(values)) - np.maximum(centres - half, 0)
+    resized *= (2 * half / inside).astype(np.float32)[:, None]
+    return resized
 
 
 def _resample_rows(values: DrawableArray, offset: float, step: float, size: int) -> npt.NDArray[np.float32]:

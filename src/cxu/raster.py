@@ -226,15 +226,15 @@ def _near_edge(
     return (slice(top, bottom), slice(left, right)), distance, width_start + along * (width_stop - width_start)
 
 
-def encode_png(image: Mask) -> bytes:
-    """Return an 8-bit grey PNG of an image uint8 [H, W]; the same image gives the same bytes."""
+def encode_png(image: Mask | npt.NDArray[np.uint16]) -> bytes:
+    """Return a grey PNG of an image [H, W], of 8 bits for uint8 and 16 for uint16; one image always gives one file."""
     done, buffer = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
-    assert done, "an 8-bit image always encodes"
+    assert done, "an image of 8 or 16 bits always encodes"
     return buffer.tobytes()
 
 
 def decode_png(content: bytes) -> Mask:
-    """Return the pixels uint8 [H, W] of an 8-bit grey PNG: the inverse of :func:`encode_png`."""
+    """Return the pixels uint8 [H, W] of an 8-bit grey PNG: the inverse of :func:`encode_png` for masks."""
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
     if image is None:
         raise CxuError("not a readable PNG")

@@ -146,8 +146,8 @@ def _by_node(px: Mapping[OrganName, float | None] | Mapping[OrganName, float]) -
     return limits
 
 
-def parse_organs(text: str) -> tuple[OrganName, ...]:
-    """Return the organs of a comma list of names and groups, in the order of ORGANS.
+def parse_organs(text: str, *, also_all: bool = False) -> tuple[OrganName, ...]:
+    """Return the organs of a comma list of names and groups, in the order of ORGANS; on demand ``all`` is a group.
 
     Raises
     ------
@@ -160,10 +160,11 @@ def parse_organs(text: str) -> tuple[OrganName, ...]:
     ('right_lung', 'left_lung')
     """
     named: set[str] = set()
+    groups = {**ORGAN_GROUPS, "all": ORGAN_NAMES} if also_all else ORGAN_GROUPS
     for key in (part.strip() for part in text.split(",")):
-        if key not in ORGAN_GROUPS:
-            raise UsageError(f"unknown organ {key!r}; expected one of {', '.join(ORGAN_GROUPS)}")
-        named |= set(ORGAN_GROUPS[key])
+        if key not in groups:
+            raise UsageError(f"unknown organ {key!r}; expected one of {', '.join(groups)}")
+        named |= set(groups[key])
     return tuple(name for name in ORGAN_NAMES if name in named)
 
 

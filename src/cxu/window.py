@@ -61,6 +61,14 @@ class Window:
         top, left = box.top - self.top, box.left - self.left
         return self.pixels[top : top + box.height, left : left + box.width]
 
+    def drawn_box(self) -> Box | None:
+        """Return the smallest box of the image that holds all foreground; None where there is none."""
+        rows, columns = (np.flatnonzero(self.pixels.any(axis=axis)) for axis in (1, 0))
+        if not rows.size:
+            return None
+        left, top = self.left + int(columns[0]), self.top + int(rows[0])
+        return Box(left, top, self.left + int(columns[-1]) + 1, self.top + int(rows[-1]) + 1)
+
     def image(self) -> Mask:
         """Return the whole image uint8 [H, W]."""
         image = np.zeros(self.shape_hw, np.uint8)

@@ -9,6 +9,7 @@ import typer
 
 import cxu
 from cxu.cli import (
+    crop,
     demo,
     export,
     fetch,
@@ -66,6 +67,7 @@ for name, module in (
     ("filter", filter_),
     ("rasterize", rasterize),
     ("overlay", overlay),
+    ("crop", crop),
     ("export", export),
     ("predict", predict),
     ("measure", measure),
