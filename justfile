@@ -26,6 +26,10 @@ fix:
 docs:
     mkdocs build --strict
 
+# write docs/reference.md anew from the command line
+reference:
+    python scripts/make_reference.py
+
 # make the embedded sample again (the shape model itself needs the landmark data)
 sample:
     python scripts/make_sample.py src/cxu/data/sample_synthetic.csv
