@@ -35,6 +35,13 @@ def test_help_of_every_command_ends_with_an_example(command):
     assert f"Example:  cxu {command}" in " ".join(done.stdout.split(" ")).replace("\n", " ")
 
 
+def test_numbers_below_zero_are_flush_right_too(capsys):
+    from cxu.cli._output import Output, make_table
+
+    Output().result(None, make_table("", ["name", "x"], [["a", -0.5], ["b", 10.25], ["c", None]]))
+    assert capsys.readouterr().out.splitlines() == ["name      x", "a     -0.50", "b     10.25", "c         -"]
+
+
 def test_an_unknown_command_is_a_usage_error():
     assert run("frobnicate").exit_code == 2
 

@@ -349,6 +349,13 @@ def test_the_thresholds_of_another_selection(cxu, home, put, four):
     assert "thresholds of" in cxu("filter", "--like", "train", "--mix-models").stderr
 
 
+def test_conditions_are_no_thresholds_of_another_selection(cxu, home, four, labels):
+    cxu("filter", "--labels", f"NIH={labels}", "--where", "Age>=50", "--max-std", "5", "--name", "train")
+    result = cxu("filter", "--like", "train", "--name", "test")
+    assert "thresholds of train: max_std 5 px\n" in result.stderr
+    assert home.open("test").facts["where"] == []
+
+
 # --- warnings and failures -------------------------------------------------------------------------------------------
 
 

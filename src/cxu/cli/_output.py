@@ -123,7 +123,7 @@ def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     cells = [[_cell(value) for value in row] for row in rows]
     made = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for index, name in enumerate(columns):
-        numeric = all(row[index][:1].isdigit() or row[index] in ("", "-") for row in cells)
+        numeric = all(row[index].lstrip("-")[:1].isdigit() or row[index] in ("", "-") for row in cells)
         made.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         made.add_row(*row)

@@ -52,14 +52,17 @@ def warn_of_assumed(output: Output, rows: int) -> None:
         )
 
 
-def describe_thresholds(stored: StoredTable) -> str:
-    """Return the thresholds of a selection and those it builds on, percentiles with the px that they came to."""
+def describe_thresholds(stored: StoredTable, *, conditions: bool = True) -> str:
+    """Return the thresholds of a selection and those it builds on, percentiles with the px that they came to.
+
+    With ``conditions`` also what ``--where`` asked.
+    """
     if not stored.facts.get("thresholds"):
         return ""
-    return ", ".join(dict.fromkeys(_threshold_parts(stored.facts))) or "no thresholds"
+    return ", ".join(dict.fromkeys(_threshold_parts(stored.facts, conditions))) or "no thresholds"
 
 
-def _threshold_parts(made: Mapping[str, Any]) -> list[str]:
+def _threshold_parts(made: Mapping[str, Any], conditions: bool) -> list[str]:
     facts, parts = made.get("thresholds") or {}, []
     if facts.get("max_std"):
         pixels = " of the image" if facts.get("unit") == "image" else ""
@@ -71,8 +74,8 @@ def _threshold_parts(made: Mapping[str, Any]) -> list[str]:
         parts.append(f"quality {facts['quality']}")
     names = ("min_rca", "min_rca_max", "max_mean_std")
     parts += [f"{name} {facts[name]:g}" for name in names if facts.get(name) is not None]
-    parts += made.get("where", [])
-    earlier = [part for one in made.get("inputs", []) for part in _threshold_parts(one)]
+    parts += made.get("where", []) if conditions else []
+    earlier = [part for one in made.get("inputs", []) for part in _threshold_parts(one, conditions)]
     return [*parts, *earlier]
 
 

@@ -9,7 +9,7 @@ import typer
 
 from cxu.cli._errors import SOME_FAILED
 from cxu.cli._options import FrameOption, HomeOption, JsonOption
-from cxu.cli._output import Output, percent
+from cxu.cli._output import Output, counted, percent
 from cxu.cli._tables import announce, describe_limits, describe_thresholds, titled
 from cxu.errors import UsageError
 
@@ -29,7 +29,7 @@ _QUANTILES = ("5 %", "25 %", "50 %", "75 %", "95 %")
 _SHARES = ("50 %", "80 %", "95 %")
 _MOST_COLUMNS = 8
 # steps that nobody asked for: told where they left something out
-_UNASKED = ("scale_unknown", "radius_scale_unknown", "quality")
+_UNASKED = ("impossible", "scale_unknown", "radius_scale_unknown", "quality")
 _THRESHOLDS = "Thresholds"
 _ROWS = "Which rows"
 
@@ -276,7 +276,7 @@ def _like(output: Output, store: Home, like: str, criteria: Criteria) -> Criteri
         raise UsageError("--like brings its own thresholds: give it without --max-std, --min-rca and the like")
     model = store.open(like)
     resolved = criteria_like(model.facts, criteria)
-    output.say(f"thresholds of {model.name}: {describe_thresholds(model)}")
+    output.say(f"thresholds of {model.name}: {describe_thresholds(model, conditions=False)}")
     return resolved
 
 
@@ -312,6 +312,13 @@ def _warn(output: Output, report: FilterReport, criteria: Criteria) -> None:
     idle = [f"--{name.replace('_', '-')}" for name in names if getattr(thresholds, name) != getattr(default, name)]
     if idle and not thresholds.max_std:
         output.warn(f"{', '.join(idle)} changes nothing without --max-std")
+    steps = [step for step in report.steps if step.reason == "impossible"]
+    impossible = sum(sum(step.rows_in.values()) - sum(step.rows_out.values()) for step in steps)
+    if impossible:
+        output.warn(
+            f"{counted(impossible, 'row')} left out as impossible: landmarks or standard deviations that are no finite "
+            "number, or negative. Import or predict these images again"
+        )
     if report.few_rows_left:
         output.warn(
             f"only {report.rows_out:,} of {report.rows_in:,} rows remain; what is left may not stand for the whole"
@@ -385,6 +392,7 @@ def _asked(step: Step, thresholds: Thresholds) -> str:
         "max_radius90": _radii(thresholds),
         "max_std or max_radius90": f"{max_std} {_radii(thresholds)}",
         "organ": f"--organ {','.join(thresholds.organs)}",
+        "impossible": "numbers possible",
         "scale_unknown": known,
         "radius_scale_unknown": known,
         "nothing asked": "nothing asked",
