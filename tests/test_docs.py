@@ -223,6 +223,24 @@ def test_command_lines_are_spelled_right(page):
         check_command_line(line)
 
 
+def commands_in_sentences(text):
+    """Return the commands of cxu that stand in sentences and tables, as code; not those that are cut short."""
+    without_fences = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    found = [" ".join(code.split()).replace(r"\|", "|") for code in re.findall(r"`(cxu [^`]*)`", without_fences)]
+    return [code for code in found if "…" not in code and code.removeprefix("cxu ") not in GROUPS]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_in_sentences_are_spelled_right(page):
+    for command in commands_in_sentences(page.read_text("utf-8")):
+        check_command_line(command)
+
+
+def test_commands_in_sentences_are_found():
+    text = "`cxu fetch`, `cxu\nfilter --max-std p80`, `cxu evaluate`, `cxu evaluate …`, `--out`"
+    assert commands_in_sentences(text) == ["cxu fetch", "cxu filter --max-std p80"]
+
+
 def test_misspelled_command_lines_are_noticed():
     for line in ("cxu filtre", "cxu filter --max-stdev 5", "cxu --verison"):
         with pytest.raises(AssertionError):
