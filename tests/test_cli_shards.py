@@ -14,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from builders import chest, make_rows, published_csv, published_row
+from crop_helpers import noise, rows_of, save, stored_rows
 from cxu.cli import app
 from mask_helpers import store_rows, tiny_rows, tree
 from predict_helpers import write_film, write_weights
@@ -138,6 +139,52 @@ def test_more_shares_than_blocks():
     for number in range(1, 6):
         done(*masks("out", "--shard", f"{number}/5"))
     assert tree(Path("out")) == tree(Path("whole"))
+
+
+# --- crop ------------------------------------------------------------------------------------------------------------
+
+
+def crops(out, *others):
+    return ("crop", "rows.parquet", "--images", "images", "--out", out, *others)
+
+
+@pytest.fixture
+def cropped(monkeypatch):
+    """Twelve rows: an organ of the fifth is unusable, the last two have no image."""
+    monkeypatch.setattr("cxu.cropplan.BLOCK_ROWS", 2)
+    names = "abcdefghijkl"
+    for seed, name in enumerate(names[:-2]):
+        save(Path(f"images/{name}.png"), noise(seed=seed))
+    usable = np.ones((12, 3), bool)
+    usable[4, 0] = False
+    stored_rows(Path(), rows_of(names, usable=usable))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_shares_of_crops_in_any_order_leave_what_one_run_leaves(cropped, order):
+    done(*crops("whole"), code=3)
+    for number, shard in enumerate(order):
+        assert Path("shares/boxes.csv").is_file() == (number == 3)
+        done(*crops("shares", "--shard", shard), code=3 if number == 2 or shard == "3/3" else 0)
+    assert tree(Path("shares")) == tree(Path("whole"))
+
+
+def test_a_job_of_crops_says_what_is_left(cropped):
+    assert done(*crops("out", "--shard", "1/3")).stdout == (
+        "share 1 of 3 done (4 crops); 2 of 6 blocks of the whole are finished; the table of boxes is written by the "
+        "last job, or by the same command without --shard\n"
+    )
+    told = json.loads(done(*crops("out", "--shard", "3/3", "--json"), code=3).stdout)
+    assert (told["shard"], told["blocks"], told["blocks_finished"], told["rows"]) == ("3/3", 6, 4, 1)
+    assert (told["left_out"], len(told["failures"])) == ({"right_lung unusable": 1}, 2)
+    last = done(*crops("out", "--shard", "2/3"), code=3)
+    assert "2 rows of other shares without a crop: their jobs list them" in last.stderr
+    assert "9 crops, " in last.stdout
+
+
+def test_a_share_of_crops_cannot_start_afresh(cropped):
+    said = done(*crops("out", "--shard", "1/3", "--overwrite"), code=2).stderr
+    assert "--overwrite and --shard: each job would remove what the others cut" in said
 
 
 # --- measure ---------------------------------------------------------------------------------------------------------

@@ -129,6 +129,21 @@ def test_what_a_killed_run_left_unfinished_is_nobodys(tmp_path):
     assert list(tree(tmp_path)) == ["cxu.json"]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_folder_of_another_command_is_refused_also_where_it_is_to_be_replaced(folder, overwrite):
+    before = tree(folder.out)
+    with pytest.raises(OutputExistsError, match="was made by cxu rasterize: choose another --out"):
+        folder.claim({**OTHER, "command": "export"}, [], overwrite=overwrite)
+    assert tree(folder.out) == before
+
+
+def test_an_index_of_somebody_else_stays(tmp_path):
+    (tmp_path / "index.parquet").write_bytes(b"precious")
+    with pytest.raises(OutputExistsError, match=r"index\.parquet is there and was not written by cxu rasterize"):
+        MaskFolder(tmp_path).claim(RECORD, [], overwrite=True)
+    assert tree(tmp_path) == {"index.parquet": b"precious"}
+
+
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "out").write_text("a file")
     for overwrite in (False, True):

@@ -253,6 +253,27 @@ class BlockFolder(Generic[AnyContents]):
             contents.add(pq.read_table(self.lines_path(block)))
         return contents
 
+    def gather(self, blocks: Sequence[str], mine: Iterable[str]) -> tuple[AnyContents, int]:
+        """Write the index where all blocks are finished, by whichever job.
+
+        Parameters
+        ----------
+        blocks
+            All blocks, in the order of the index.
+        mine
+            Those that this run has finished.
+
+        Returns
+        -------
+        contents, finished
+            What all blocks hold, or else what those of this run do; and how many are finished.
+        """
+        own = set(mine)
+        # another job that looks at the same time finds all blocks too, and writes the same index
+        finished = sum(name in own or self.lines_path(name).is_file() for name in blocks)
+        is_whole = finished == len(blocks)
+        return self.write_index(blocks) if is_whole else self.count(name for name in blocks if name in own), finished
+
     def write_index(self, blocks: Iterable[str]) -> AnyContents:
         """Write the index from the lines of blocks that were drawn, and return what it lists."""
         contents = self.contents()

@@ -12,10 +12,11 @@ from cxu.anatomy import ORGAN_GROUPS, ORGAN_NAMES, OrganName
 from cxu.catalog import FrameName
 from cxu.cropping import CropShape
 from cxu.errors import UsageError
-from cxu.maskplan import Block, plan_masks
+from cxu.maskplan import Block, blocks_of_share, plan_masks
 from cxu.masks import MaskOptions
 from cxu.placing import Target
 from cxu.rowchoice import Choice, Chosen, choose_rows, chosen_blocks
+from cxu.sharing import Share
 from cxu.store import StoredTable
 
 CropPolicy = Literal["confident", "full"]
@@ -100,6 +101,10 @@ class CropPlan:
     def rows(self) -> int:
         """Rows to crop, at most: those with an unusable organ may be left out."""
         return sum(len(block.rows) for block in self.blocks)
+
+    def of_share(self, share: Share | None) -> tuple[Block, ...]:
+        """Return the blocks of one job of an array; None: all."""
+        return blocks_of_share(self.blocks, share)
 
     def planned(self) -> Iterator[str]:
         """Yield the files that may be written, below the output folder."""

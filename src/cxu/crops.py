@@ -19,13 +19,14 @@ from cxu.cropfolder import BOX_SCHEMA, CropFolder
 from cxu.cropping import Region
 from cxu.cropplan import SUFFIX, CropOptions, CropPlan, crop_paths
 from cxu.engine import check_workers, run_shards
-from cxu.errors import CxuError, ImageError
+from cxu.errors import CxuError, ImageError, UsageError
 from cxu.image_listing import ImageFile
 from cxu.images import GreyArray, resize_grey
 from cxu.maskplan import Block
 from cxu.masks import MaskOptions, Placement, RowShape, covered_window, draw_organs, with_outline
 from cxu.placing import KEY_COLUMNS, RowKey, Target, place_row
 from cxu.rasterize import Failure
+from cxu.sharing import Share
 from cxu.window import Window
 
 MANY_FILES: Final = 10_000
@@ -69,6 +70,11 @@ class CropReport:
         Rows that were left out because an organ is unusable, and why.
     failures
         Rows without a crop, and why.
+    failed_elsewhere
+        How many more rows have no crop: other jobs of the array tell why.
+    blocks, blocks_finished
+        Of how many blocks the whole consists, and how many of them were cut by now, by all jobs of an array. Once they
+        all are, this tells of the whole; else of the share that was asked for.
     """
 
     rows: int = 0
@@ -81,6 +87,14 @@ class CropReport:
     assumed: int = 0
     left_out: list[Failure] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    failed_elsewhere: int = 0
+    blocks: int = 0
+    blocks_finished: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all is cut and the boxes written."""
+        return self.blocks_finished == self.blocks
 
     def reasons(self) -> Counter[str]:
         """Return how many rows were left out for each reason, the most frequent first."""
@@ -192,6 +206,7 @@ def crop_table(
     plan: CropPlan,
     *,
     workers: int = 1,
+    share: Share | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> CropReport:
@@ -203,6 +218,8 @@ def crop_table(
         From :func:`cxu.cropplan.plan_crops`.
     workers
         Processes to use; the result is the same.
+    share
+        Cut only these blocks, as one job of an array. The boxes are written by the job that finds all blocks cut.
     overwrite
         Remove the crops of an earlier command first, and start afresh.
     progress
@@ -212,24 +229,29 @@ def crop_table(
     ------
     OutputExistsError
         If the folder holds something else and ``overwrite`` is not given.
+    UsageError
+        If a share is to start afresh.
     WorkerError
         If a worker was killed; the same call continues.
     """
+    if overwrite and share is not None:
+        raise UsageError("--overwrite and --shard: each job would remove what the others cut; choose another --out")
     check_workers(workers, None)
     folder = CropFolder(plan.out)
     folder.claim(plan.record, plan.planned(), overwrite=overwrite)
-    report = CropReport()
-    tasks = [_Task(block, plan.out, plan.options, plan.target) for block in plan.blocks]
+    report, blocks = CropReport(blocks=len(plan.blocks)), plan.of_share(share)
+    tasks = [_Task(block, plan.out, plan.options, plan.target) for block in blocks]
     with closing(run_shards(_cut_block, tasks, workers=workers)) as results:
         for result in results:
             facts = result.facts
             report.resumed_rows += facts.rows if result.resumed else 0
             report.failures += result.failures
             progress(facts.rows + facts.failures + len(facts.left_out))
-    contents = folder.write_index(block.name for block in plan.blocks)
+    names, mine = ([block.name for block in some] for some in (plan.blocks, blocks))
+    contents, report.blocks_finished = folder.gather(names, mine)
     report.rows, report.files, report.bytes = contents.rows, contents.files, contents.n_bytes
     report.clipped, report.padded, report.negative = contents.clipped, contents.padded, contents.negative
-    report.assumed = contents.assumed
+    report.assumed, report.failed_elsewhere = contents.assumed, contents.failures - len(report.failures)
     report.left_out = [Failure(*one) for one in contents.left_out]
     return report
 

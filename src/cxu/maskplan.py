@@ -107,7 +107,12 @@ class MaskPlan:
 
     def of_share(self, share: Share | None) -> tuple[Block, ...]:
         """Return the blocks of one job of an array; None: all."""
-        return tuple(block for number, block in enumerate(self.blocks) if share is None or share.holds(number))
+        return blocks_of_share(self.blocks, share)
+
+
+def blocks_of_share(blocks: tuple[Block, ...], share: Share | None) -> tuple[Block, ...]:
+    """Return the blocks of one job of an array; None: all."""
+    return tuple(block for number, block in enumerate(blocks) if share is None or share.holds(number))
 
 
 def plan_masks(
@@ -118,7 +123,7 @@ def plan_masks(
     *,
     frame: FrameName | None = None,
     cache_folder: Path | None = None,
-    block_rows: int = BLOCK_ROWS,
+    block_rows: int | None = None,
 ) -> MaskPlan:
     """Decide what is drawn where.
 
@@ -135,7 +140,7 @@ def plan_masks(
     cache_folder
         Where the listing of an image folder is kept for the next time; None keeps none.
     block_rows
-        Rows that are drawn together, at most.
+        Rows that are drawn together, at most; None takes :data:`BLOCK_ROWS`.
 
     Raises
     ------
@@ -148,7 +153,7 @@ def plan_masks(
     shards = [_scan(shard, frame, options) for shard in stored.shards()]
     _check_rows(shards, stored, frame, options)
     found = _find_images(shards, target, cache_folder)
-    blocks = tuple(_blocks(shards, found, target, block_rows))
+    blocks = tuple(_blocks(shards, found, target, block_rows or BLOCK_ROWS))
     if options.format != "rle":
         _check_paths(blocks)
     return MaskPlan(out, options, target, blocks, _record(stored, shards, options, target, frame))

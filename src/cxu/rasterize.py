@@ -240,10 +240,8 @@ def _anywhere(task: _Task) -> _Task:
 
 def _finish(folder: MaskFolder, plan: MaskPlan, done: Sequence[Block], report: MaskReport) -> MaskReport:
     """Write the index where all blocks are drawn, and complete the report of those that this run has ``done``."""
-    mine, names = {block.name for block in done}, [block.name for block in plan.blocks]
-    # another job that looks at the same time finds all blocks too, and writes the same index
-    report.blocks_finished = sum(name in mine or folder.lines_path(name).is_file() for name in names)
-    contents = folder.write_index(names) if report.is_whole else folder.count(block.name for block in done)
+    names, mine = ([block.name for block in blocks] for blocks in (plan.blocks, done))
+    contents, report.blocks_finished = folder.gather(names, mine)
     report.rows, report.assumed = contents.rows, contents.assumed
     report.failed_elsewhere = contents.failures - len(report.failures)
     report.files, report.bytes = contents.files, contents.n_bytes

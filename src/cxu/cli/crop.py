@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cxu.cli._errors import SOME_FAILED
-from cxu.cli._options import FrameOption, HomeOption, JsonOption, WorkersOption
+from cxu.cli._options import (
+    FrameOption,
+    HomeOption,
+    JsonOption,
+    ShardOption,
+    WorkersOption,
+    share_of,
+    told_share,
+)
 from cxu.cli._output import Output, counted, make_table
 from cxu.cli._output import size as in_bytes
 from cxu.cli._tables import announce, has_limits, warn_of_assumed, warn_of_no_limit
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
     from cxu.cropplan import CropPlan
     from cxu.crops import CropReport
     from cxu.labels import IdList
+    from cxu.sharing import Share
 
 EXAMPLE = "cxu crop --images /data/mimic-cxr-jpg/files --organ lungs --margin 5% --out crops/"
 
@@ -105,6 +114,7 @@ def command(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice.", rich_help_panel=_ROWS)] = 0,
     frame: FrameOption = None,
     workers: WorkersOption = 1,
+    shard: ShardOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the crops that are in this folder first, and start afresh.")
     ] = False,
@@ -124,7 +134,7 @@ def command(
     from cxu.store import Home
     from cxu.thresholds import parse_organs
 
-    output, store = Output(as_json=as_json), Home(home)
+    output, store, share = Output(as_json=as_json), Home(home), share_of(shard)
     shape = CropShape(parse_margin(margin), square, size)
     options = CropOptions(parse_organs(organ, also_all=True), shape, policy, unusable, blank)
     wanted = IdList(ids) if ids else None
@@ -133,14 +143,14 @@ def command(
     choice = Choice(wanted, limit, seed)
     plan = plan_crops(stored, out, images, options, choice, frame=frame, cache_folder=store.root / "cache")
     _say_before(output, plan)
-    with output.progress("cropping", plan.rows) as advance:
-        report = crop_table(plan, workers=workers, overwrite=overwrite, progress=advance)
-    manifest = store.record_run("crop", _manifest(plan, report))
+    with output.progress("cropping", sum(len(block.rows) for block in plan.of_share(share))) as advance:
+        report = crop_table(plan, workers=workers, share=share, overwrite=overwrite, progress=advance)
+    manifest = store.record_run("crop", _manifest(plan, report, share))
     if policy == "confident" and not has_limits(stored):
         warn_of_no_limit(output, policy)
     _say_after(output, report, wanted, str(manifest))
-    output.result(_as_json(plan, report, wanted), *_summary(plan, report))
-    if report.failures or (wanted is not None and wanted.unmatched()):
+    output.result(_as_json(plan, report, wanted, share), *_summary(plan, report, share))
+    if report.failures or report.failed_elsewhere or (wanted is not None and wanted.unmatched()):
         raise typer.Exit(SOME_FAILED)
 
 
@@ -168,11 +178,16 @@ def _say_after(output: Output, report: CropReport, wanted: IdList | None, manife
     elsewhere = f"see {manifest}"
     output.list_items(f"{counted(len(report.left_out), 'row')} left out:", report.left_out, elsewhere=elsewhere)
     output.list_items(f"{counted(len(report.failures), 'row')} without a crop:", report.failures, elsewhere=elsewhere)
+    if report.failed_elsewhere:
+        output.say(f"{counted(report.failed_elsewhere, 'row')} of other shares without a crop: their jobs list them")
     missing = wanted.unmatched() if wanted else []
     output.list_items(f"{counted(len(missing), 'id')} of --ids not found:", missing, elsewhere="see --json")
 
 
-def _summary(plan: CropPlan, report: CropReport) -> list[RenderableType]:
+def _summary(plan: CropPlan, report: CropReport, share: Share | None) -> list[RenderableType]:
+    if share is not None and not report.is_whole:
+        done = counted(report.rows, "crop")
+        return [told_share(share, done, report.blocks_finished, report.blocks, "blocks", "table of boxes")]
     reasons = report.reasons()
     parts: list[RenderableType] = [make_table("", ["left out", "rows"], reasons.items()), ""] if reasons else []
     edges = [f"{count:,} {what}" for what, count in (("clipped", report.clipped), ("padded", report.padded)) if count]
@@ -180,8 +195,8 @@ def _summary(plan: CropPlan, report: CropReport) -> list[RenderableType]:
     return [*parts, f"{crops} in {plan.out}; boxes.csv says where they lie"]
 
 
-def _as_json(plan: CropPlan, report: CropReport, wanted: IdList | None) -> dict[str, Any]:
-    return {
+def _as_json(plan: CropPlan, report: CropReport, wanted: IdList | None, share: Share | None) -> dict[str, Any]:
+    content = {
         "out": str(plan.out),
         "organs": list(plan.options.organs),
         "rows": report.rows,
@@ -197,8 +212,16 @@ def _as_json(plan: CropPlan, report: CropReport, wanted: IdList | None) -> dict[
         "failures": [[one.source, one.image_id, one.reason] for one in report.failures],
         "ids_unmatched": wanted.unmatched() if wanted else [],
     }
+    if share is not None:
+        content |= {
+            "shard": str(share),
+            "blocks": report.blocks,
+            "blocks_finished": report.blocks_finished,
+            "failed_elsewhere": report.failed_elsewhere,
+        }
+    return content
 
 
-def _manifest(plan: CropPlan, report: CropReport) -> dict[str, Any]:
+def _manifest(plan: CropPlan, report: CropReport, share: Share | None) -> dict[str, Any]:
     rows = [[one.source, one.image_id, one.reason] for one in report.left_out]
-    return {**_as_json(plan, report, None), "left_out_rows": rows, "record": plan.record}
+    return {**_as_json(plan, report, None, share), "left_out_rows": rows, "record": plan.record}
