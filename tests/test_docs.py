@@ -59,7 +59,8 @@ def all_commands(group, prefix=""):
     return found
 
 
-COMMANDS = all_commands(typer.main.get_command(app))
+ROOT_COMMAND = typer.main.get_command(app)
+COMMANDS = all_commands(ROOT_COMMAND)
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 
 
@@ -205,8 +206,7 @@ def test_command_is_listed(name):
 def check_command_line(line):
     """Fail where a command line names no command or an option that the command does not have."""
     words = shlex.split(re.sub(r"\s+#.*", "", line))
-    root = typer.main.get_command(app)
-    known = {option for parameter in root.params for option in parameter.opts} | {"--help"}
+    known = {option for parameter in ROOT_COMMAND.params for option in parameter.opts} | {"--help"}
     named = [word for word in words[1:] if not word.startswith("-")]
     command = " ".join(named[: 2 if named[:1] and named[0] in GROUPS else 1]) or None
     if command and command != "COMMAND":
@@ -226,7 +226,7 @@ def test_command_lines_are_spelled_right(page):
 def commands_in_sentences(text):
     """Return the commands of cxu that stand in sentences and tables, as code; not those that are cut short."""
     without_fences = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    found = [" ".join(code.split()).replace(r"\|", "|") for code in re.findall(r"`(cxu [^`]*)`", without_fences)]
+    found = [" ".join(code.split()).replace(r"\|", "|") for code in re.findall(r"`(cxu\s[^`]*)`", without_fences)]
     return [code for code in found if "…" not in code and code.removeprefix("cxu ") not in GROUPS]
 
 
