@@ -154,12 +154,11 @@ def plan_crops(
     if not images:
         raise UsageError("a crop is cut out of an image: name a folder, glob, list or zip with --images")
     target = Target(tuple(images))
-    masks = plan_masks(
-        stored, out, MaskOptions(options.policy), target, frame=frame, cache_folder=cache_folder, block_rows=BLOCK_ROWS
-    )
+    masks = plan_masks(stored, out, MaskOptions(options.policy), target, frame=frame, cache_folder=cache_folder)
     chosen = choose_rows(masks, choice)
     record = _record(masks.record, options, choice, chosen)
-    return CropPlan(out, options, target, chosen_blocks(masks, chosen), chosen.without_image, record)
+    blocks = tuple(chosen_blocks(masks, chosen, BLOCK_ROWS))
+    return CropPlan(out, options, target, blocks, chosen.without_image, record)
 
 
 def _record(of_masks: dict[str, Any], options: CropOptions, choice: Choice, chosen: Chosen) -> dict[str, Any]:

@@ -61,10 +61,11 @@ class Block:
         """Read the columns named; names that the table lacks are left out."""
         return self.shard.read(columns).take(pa.array(self.rows, pa.int64()))
 
-    def only(self, positions: Sequence[int]) -> Self:
-        """Return the block with some of its rows alone, by their positions in it."""
+    def only(self, positions: Sequence[int], name: str) -> Self:
+        """Return the block with some of its rows alone, by their positions in it, under another name."""
         return replace(
             self,
+            name=name,
             rows=tuple(self.rows[position] for position in positions),
             stems=tuple(self.stems[position] for position in positions),
             images=None if self.images is None else tuple(self.images[position] for position in positions),
@@ -110,6 +111,11 @@ class MaskPlan:
         return blocks_of_share(self.blocks, share)
 
 
+def block_name(number: int) -> str:
+    """Return the name of a plan's block, counted from 0."""
+    return f"part-{number:05d}"
+
+
 def blocks_of_share(blocks: tuple[Block, ...], share: Share | None) -> tuple[Block, ...]:
     """Return the blocks of one job of an array; None: all."""
     return tuple(block for number, block in enumerate(blocks) if share is None or share.holds(number))
@@ -123,7 +129,6 @@ def plan_masks(
     *,
     frame: FrameName | None = None,
     cache_folder: Path | None = None,
-    block_rows: int | None = None,
 ) -> MaskPlan:
     """Decide what is drawn where.
 
@@ -139,8 +144,6 @@ def plan_masks(
         Draw only the rows in this frame.
     cache_folder
         Where the listing of an image folder is kept for the next time; None keeps none.
-    block_rows
-        Rows that are drawn together, at most; None takes :data:`BLOCK_ROWS`.
 
     Raises
     ------
@@ -153,7 +156,7 @@ def plan_masks(
     shards = [_scan(shard, frame, options) for shard in stored.shards()]
     _check_rows(shards, stored, frame, options)
     found = _find_images(shards, target, cache_folder)
-    blocks = tuple(_blocks(shards, found, target, block_rows or BLOCK_ROWS))
+    blocks = tuple(_blocks(shards, found, target))
     if options.format != "rle":
         _check_paths(blocks)
     return MaskPlan(out, options, target, blocks, _record(stored, shards, options, target, frame))
@@ -227,15 +230,15 @@ def _find_images(shards: Sequence[_ScannedShard], target: Target, cache_folder: 
             if (key := (sources[name].name, image_id)) in found}  # fmt: skip
 
 
-def _blocks(shards: Sequence[_ScannedShard], found: Found | None, target: Target, block_rows: int) -> Iterator[Block]:
+def _blocks(shards: Sequence[_ScannedShard], found: Found | None, target: Target) -> Iterator[Block]:
     number = itertools.count()
     for shard in shards:
-        for start in range(0, len(shard.rows), block_rows):
-            part = slice(start, start + block_rows)
+        for start in range(0, len(shard.rows), BLOCK_ROWS):
+            part = slice(start, start + BLOCK_ROWS)
             pairs = shard.pairs[part]
             stems = tuple(_stem(pair, found, target) for pair in pairs)
             image_files = None if found is None else tuple(found.get(pair) for pair in pairs)
-            yield Block(f"part-{next(number):05d}", shard.shard, shard.rows[part], stems, image_files)
+            yield Block(block_name(next(number)), shard.shard, shard.rows[part], stems, image_files)
 
 
 def _stem(pair: Pair, found: Found | None, target: Target) -> str:

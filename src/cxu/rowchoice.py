@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 from cxu import files
 from cxu.errors import MissingInputError, UsageError
 from cxu.labels import IdList
-from cxu.maskplan import Block, MaskPlan
+from cxu.maskplan import Block, MaskPlan, block_name
 
 Order = Literal["table", "uncertain"]
 
@@ -134,7 +135,11 @@ def _chosen(found: pa.Table, choice: Choice) -> pa.Table:
     return found.take(pa.array(places))
 
 
-def chosen_blocks(plan: MaskPlan, chosen: Chosen) -> tuple[Block, ...]:
-    """Return the blocks of a plan with the chosen rows alone, in the order of the table; none of them is empty."""
+def chosen_blocks(plan: MaskPlan, chosen: Chosen, block_rows: int) -> Iterator[Block]:
+    """Yield blocks of the chosen rows alone, in the order of the table, of at most ``block_rows`` and none empty."""
     block, position = (chosen.rows[name].to_numpy() for name in ("block", "position"))
-    return tuple(plan.blocks[number].only(np.sort(position[block == number]).tolist()) for number in np.unique(block))
+    number = itertools.count()
+    for index in np.unique(block):
+        positions = np.sort(position[block == index]).tolist()
+        for start in range(0, len(positions), block_rows):
+            yield plan.blocks[index].only(positions[start : start + block_rows], block_name(next(number)))
