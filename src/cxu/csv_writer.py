@@ -84,7 +84,7 @@ def write_published(batches: Iterable[pa.Table], path: Path, *, precision: Preci
         If landmarks or standard deviations are no finite numbers.
     """
     n_rows = 0
-    with files.replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+    with files.replacing_output(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         kind: dict[str, Any] = {}
         for rows in batches:
             if not len(rows):

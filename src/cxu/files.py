@@ -76,6 +76,17 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def replacing_output(path: Path) -> Iterator[Path]:
+    """Give a temporary name as :func:`replacing` does, once what killed runs left of the same output is gone.
+
+    Looks through the folder: for the few files that a command ends with, not for one of thousands.
+    """
+    remove_leftovers(path.parent, {path.name})
+    with replacing(path) as temporary:
+        yield temporary
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file or none."""
     with replacing(path) as temporary:

@@ -537,14 +537,14 @@ def _late(facts: dict[str, Any]) -> dict[str, str]:
 @contextmanager
 def table_writer(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
     """Give a writer of the Parquet file ``path``, which appears whole at the end or not at all."""
-    with files.replacing(path) as temporary, closing(TableWriter(temporary, schema)) as writer:
+    with files.replacing_output(path) as temporary, closing(TableWriter(temporary, schema)) as writer:
         yield writer
 
 
 @contextmanager
 def table_joiner(path: Path, schema: pa.Schema, pool: Pool) -> Iterator[TableJoiner]:
     """Give a writer of the same file ``path``, whose row groups are encoded by the threads of ``pool``."""
-    with files.replacing(path) as temporary, temporary.open("wb") as stream:
+    with files.replacing_output(path) as temporary, temporary.open("wb") as stream:
         writer = TableJoiner(stream, schema, pool)
         yield writer
         writer.close()

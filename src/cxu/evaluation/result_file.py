@@ -30,7 +30,7 @@ def check_table_path(path: Path, option: str = "--out") -> None:
 def write_rows(rows: pa.Table, path: Path) -> None:
     """Write rows, whole or not at all; the suffix says the format. What is null is empty in CSV."""
     check_table_path(path)
-    with files.replacing(path) as temporary:
+    with files.replacing_output(path) as temporary:
         if path.suffix.lower() == ".csv":
             pyarrow.csv.write_csv(rows, temporary)
         else:

@@ -247,7 +247,7 @@ def _writer(out: Path | None, schema: pa.Schema) -> Iterator[Callable[[pa.Table]
         with store.table_writer(out, schema) as writer:
             yield writer.write
     else:
-        with files.replacing(out) as temporary, pa_csv.CSVWriter(temporary, schema) as lines:
+        with files.replacing_output(out) as temporary, pa_csv.CSVWriter(temporary, schema) as lines:
             yield lines.write
 
 

@@ -55,7 +55,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     from matplotlib import rc_context  # noqa: PLC0415 - an optional extra
 
     # names of SVG elements are hashes of their content and a salt, which is random unless set
-    with files.replacing(path) as temporary, rc_context({"svg.hashsalt": "cxu"}):
+    with files.replacing_output(path) as temporary, rc_context({"svg.hashsalt": "cxu"}):
         figure.savefig(temporary, format=kind, dpi=110, metadata=metadata)
 
 
