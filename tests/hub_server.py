@@ -105,6 +105,8 @@ class Fault:
     drop_after: int | None
     stop_at: int | None
     alter: bool
+    body: bytes
+    stall_s: float
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,8 @@ class HubServer:
         drop_after: int | None = None,
         stop_at: int | None = None,
         alter: bool = False,
+        body: bytes = b'{"error":"refused"}',
+        stall_s: float = 0,
         stage: str | None = None,
         methods: tuple[str, ...] = ("GET",),
     ) -> None:
@@ -242,12 +246,14 @@ class HubServer:
             End of the file's path, or None for every request, those for listings included.
         times
             How many requests fail; None for all from now on.
-        status, headers
-            Answer with this status, and these headers besides.
+        status, headers, body
+            Answer with this status, these headers besides, and this body.
         drop_after
             Announce the whole body, but close the connection after so many bytes of it.
         stop_at
             Likewise, but at this byte of the file: nothing beyond ever arrives, wherever a range begins.
+        stall_s
+            Wait so long before anything is answered.
         alter
             Send a body of the right length with its first byte changed.
         stage
@@ -256,7 +262,9 @@ class HubServer:
         methods
             The methods that fail.
         """
-        fault = Fault(path, times, stage, methods, status, dict(headers or {}), drop_after, stop_at, alter)
+        fault = Fault(
+            path, times, stage, methods, status, dict(headers or {}), drop_after, stop_at, alter, body, stall_s
+        )
         with self._lock:
             self._faults.append(fault)
 
@@ -294,7 +302,7 @@ class HubServer:
     def _take_fault(self, method: str, stage: str, path: str, sends_body: bool) -> Fault | None:
         with self._lock:
             for fault in self._faults:
-                acts = fault.status is not None or sends_body
+                acts = fault.status is not None or sends_body or fault.stall_s
                 matches = fault.path is None or (bool(path) and path.endswith(fault.path))
                 if acts and matches and method in fault.methods and fault.stage in {None, stage}:
                     if fault.times is not None:
@@ -365,6 +373,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.hub._record(Request(self.command, stage, self.path, path, headers))
         self.fault = self.hub._take_fault(self.command, stage, path, sends_body)
+        if self.fault is not None:
+            time.sleep(self.fault.stall_s)
 
     # Answers
 
@@ -450,7 +460,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int, code: str | None = None, headers: Mapping[str, str] | None = None) -> None:
         codes = {"X-Error-Code": code} if code else {}
-        self._send(status, b'{"error":"refused"}', {**codes, "Content-Type": "application/json", **(headers or {})})
+        body = b'{"error":"refused"}' if self.fault is None else self.fault.body
+        self._send(status, body, {**codes, "Content-Type": "application/json", **(headers or {})})
 
     def _send_file(self, path: str, entry: Entry, headers: Mapping[str, str]) -> None:
         fault, size = self.fault, len(entry.content)

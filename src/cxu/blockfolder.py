@@ -168,12 +168,12 @@ class BlockFolder(Generic[AnyContents]):
     def clear(self) -> None:
         """Remove the files that were written here, whole or not, and what is kept beside them; nothing else."""
         for path in sorted(self._ledger.glob("part-*.json")):
-            names = json.loads(path.read_bytes())
+            names = files.read_names(path, self.out)
             self._remove_temporaries(names)
             self._remove(names)
             path.unlink()
         for path in sorted(self._ledger.glob("part-*.parquet")):
-            self._remove(_files_of(pq.read_table(path)))
+            self._remove(name for name in _files_of(pq.read_table(path)) if files.stays_below(self.out, name))
             path.unlink()
         files.remove_leftovers(self._ledger)
         with suppress(OSError):
@@ -222,10 +222,16 @@ class BlockFolder(Generic[AnyContents]):
         return facts
 
     def begin(self, block: str, planned: Sequence[str]) -> None:
-        """Note which files a block may write, before the first is; clean up after an earlier attempt."""
+        """Note which files a block may write, before the first is; clean up after an earlier attempt.
+
+        Raises
+        ------
+        OutputExistsError
+            If a link would lead one of them out of the folder.
+        """
+        files.check_below(self.out, planned)
         ledger = self._ledger / f"{block}.json"
-        with suppress(FileNotFoundError):
-            self._remove_temporaries(json.loads(ledger.read_bytes()))
+        self._remove_temporaries(files.read_names(ledger, self.out))
         files.write_json(ledger, planned)
 
     def finish(self, block: str, lines: pa.Table, facts: BlockFacts) -> None:
@@ -237,10 +243,9 @@ class BlockFolder(Generic[AnyContents]):
     def _settle(self, block: str, lines: pa.Table) -> None:
         """Remove a finished block's note of planned files, and files of an earlier attempt that it no longer has."""
         ledger = self._ledger / f"{block}.json"
-        with suppress(FileNotFoundError):
-            for name in set(json.loads(ledger.read_bytes())) - _files_of(lines):
-                (self.out / name).unlink(missing_ok=True)
-            ledger.unlink()
+        for name in set(files.read_names(ledger, self.out)) - _files_of(lines):
+            (self.out / name).unlink(missing_ok=True)
+        ledger.unlink(missing_ok=True)
 
     def lines_path(self, block: str) -> Path:
         """Return where the lines of a block are once it was drawn, by whichever job, with or without failures."""

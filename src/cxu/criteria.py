@@ -23,6 +23,7 @@ from cxu.thresholds import Limit, OrganLimits, Thresholds, Unit, WorstQuality
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 
+IMPOSSIBLE: Final = "impossible"
 SCALE_UNKNOWN: Final = "scale_unknown"
 RADIUS_UNKNOWN: Final = "radius_scale_unknown"
 
@@ -67,6 +68,7 @@ def row_steps(criteria: Criteria) -> list[RowStep]:
         least = getattr(thresholds, name)
         if least is not None:
             steps.append(RowStep(name, "rca", _at_least(column, least)))
+    steps.append(RowStep(IMPOSSIBLE, "sigma", lambda rows: possible_sigmas(rows, "sigma_model_px")))
     if thresholds.max_mean_std is not None:
         most = thresholds.max_mean_std
         steps.append(RowStep("max_mean_std", "sigma", lambda rows: _mean_std_at_most(rows, most)))
@@ -114,6 +116,24 @@ def _mean_std_at_most(rows: pa.Table, most: float) -> BoolArray:
 def _knows_scale(rows: pa.Table, unit: Unit) -> BoolArray:
     _require_sigmas(rows)
     return has_sigma(node_sigma(rows, unit))
+
+
+def possible_landmarks(rows: pa.Table) -> BoolArray:
+    """Return which rows [n] have landmarks that are finite throughout; import and predict write no others."""
+    landmarks = table.list_column(rows, "landmarks_xy", writable=False)
+    if not len(rows) or np.isfinite([landmarks.min(), landmarks.max()]).all():
+        return np.ones(len(rows), np.bool_)
+    possible: BoolArray = np.all(np.isfinite(landmarks), axis=1)
+    return possible
+
+
+def possible_sigmas(rows: pa.Table, column: str) -> BoolArray:
+    """Return which rows [n] of a column of uncertainties are unknown, or finite and not negative, throughout."""
+    sigma = table.list_column(rows, column, writable=False)
+    if not len(rows) or (sigma.min() >= 0 and sigma.max() < np.inf):  # with NaN neither holds
+        return np.ones(len(rows), np.bool_)
+    possible: BoolArray = np.all((sigma >= 0) & (sigma < np.inf), axis=1) | np.all(np.isnan(sigma), axis=1)
+    return possible
 
 
 def has_sigma(sigma: FloatArray) -> BoolArray:

@@ -8,14 +8,18 @@ import os
 import platform
 import re
 import time
-from collections.abc import Container, Iterator
+import unicodedata
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from cxu.errors import OutputExistsError
+
 TEMP_PREFIX: Final = ".cxu-tmp-"
 RECORD: Final = "cxu.json"  # what an output folder says of itself
 _MAX_NAME_BYTES = 200  # below the 255 of common file systems, with room for suffixes
+_MAX_PATH_BYTES = 800  # below the 1024 that a whole path may have on some systems, with room for its folder
 _KEPT_NAME_BYTES = 60  # of a longer name, before its hash
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*%]')
 _MACHINE: Final = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
@@ -27,7 +31,8 @@ def safe_relative(identifier: str) -> PurePosixPath:
     r"""Return a relative path for an id that cannot leave the folder it is joined to.
 
     The id's own folders are kept. ``.`` and ``..`` parts, characters that some file system forbids, names reserved on
-    Windows and trailing dots or spaces are percent-encoded; empty parts vanish; names too long end in a hash.
+    Windows or here, and trailing dots or spaces are percent-encoded; empty parts vanish; names and paths too long end
+    in a hash.
 
     Examples
     --------
@@ -37,22 +42,78 @@ def safe_relative(identifier: str) -> PurePosixPath:
     ('%2E%2E/%2E%2E/etc/passwd', 'C%3A%5Ctemp')
     """
     parts = [_safe_name(part) for part in identifier.split("/") if part]
+    if sum(len(_encoded(part)) + 1 for part in parts) > _MAX_PATH_BYTES:
+        parts = [_shortened(parts[0], identifier)]
     return PurePosixPath(*(parts or ["%"]))
+
+
+def collision_key(path: str) -> str:
+    """Return what two relative paths share where some file system takes them for one: of another case, or composed.
+
+    Examples
+    --------
+    >>> collision_key("A/\u00e9.png") == collision_key("a/e\u0301.png")
+    True
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
+
+
+def stays_below(folder: Path, name: str) -> bool:
+    """Tell whether the file ``name`` lies below ``folder``, links followed."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        return False
+    return (folder / path).parent.resolve().is_relative_to(folder.resolve())
+
+
+def check_below(folder: Path, planned: Iterable[str]) -> None:
+    """Check that no link in ``folder`` leads files that are to be written there out of it.
+
+    Raises
+    ------
+    OutputExistsError
+        If one does.
+    """
+    for parent in {PurePosixPath(name).parent for name in planned}:
+        if not stays_below(folder, f"{parent}/file"):
+            raise OutputExistsError(
+                f"{folder / parent} leads out of {folder}: remove that link, or choose another --out"
+            )
+
+
+def read_names(path: Path, folder: Path) -> list[str]:
+    """Return the files below ``folder`` that a list in JSON names; none where it is missing or damaged.
+
+    What is listed may be removed: a name that leads out of the folder is not ours.
+    """
+    try:
+        names = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return []
+    if not isinstance(names, list):
+        return []
+    return [name for name in names if isinstance(name, str) and stays_below(folder, name)]
 
 
 def _safe_name(name: str) -> str:
     encoded = _UNSAFE.sub(lambda match: f"%{ord(match.group()):02X}", name)
     if not encoded.strip("."):
         encoded = "%2E" * len(encoded)
-    if _RESERVED.match(encoded):
+    if _RESERVED.match(encoded) or encoded.startswith(TEMP_PREFIX):
         encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
     if encoded[-1] in ". ":
         encoded = f"{encoded[:-1]}%{ord(encoded[-1]):02X}"
-    if len(encoded.encode("utf-8", "surrogatepass")) > _MAX_NAME_BYTES:
-        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        start = encoded.encode("utf-8", "surrogatepass")[:_KEPT_NAME_BYTES].decode("utf-8", "ignore")
-        encoded = f"{start}~{digest}"
-    return encoded
+    return _shortened(encoded, name) if len(_encoded(encoded)) > _MAX_NAME_BYTES else encoded
+
+
+def _shortened(encoded: str, name: str) -> str:
+    """Return the start of a name that is too long, and a hash of all of it."""
+    start = _encoded(encoded)[:_KEPT_NAME_BYTES].decode("utf-8", "ignore")
+    return f"{start}~{hashlib.sha256(_encoded(name)).hexdigest()[:16]}"
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
 
 
 def temporary_name(path: Path) -> Path:

@@ -119,7 +119,7 @@ def list_files(
         files = tuple(_list_tree(f"{api}/tree/{commit}?recursive=true", target, retry))
     except CxuError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise HubError(
             f"{target.host} answered the request for {target} with something that is no file listing. "
             "Check HF_ENDPOINT, and whether a proxy or login page stands in between."

@@ -252,10 +252,10 @@ def _stem(pair: Pair, found: Found | None, target: Target) -> str:
 
 
 def _check_paths(blocks: Sequence[Block]) -> None:
-    """Refuse two rows for one path, also where they differ by case only: some file systems take them for one."""
+    """Refuse two rows for one path, also where only some file systems take their paths for one."""
     taken: dict[str, str] = {}
     for stem in (stem for block in blocks for stem in block.stems):
-        key = stem.casefold()
+        key = files.collision_key(stem)
         if key in taken:
             raise UsageError(
                 f"two rows would be written to {stem} and {taken[key]}, one file on many systems: rename one, or "

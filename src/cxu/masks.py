@@ -229,7 +229,7 @@ def draw_organs(
     UsageError
         If the policy needs standard deviations and the row has none.
     FormatError
-        If landmarks of these organs are no finite positions.
+        If landmarks of these organs are no finite positions, or standard deviations none that there can be.
     """
     wanted = [(index, organ) for index, organ in enumerate(ORGANS) if organ.name in names]
     _check_drawable(row, options.policy, [organ for _, organ in wanted])
@@ -240,6 +240,8 @@ def draw_organs(
 def _check_drawable(row: RowShape, policy: Policy, organs: Iterable[Organ]) -> None:
     if not all(np.abs(row.landmarks_xy[organ.nodes]).max() < _FARTHEST_PX for organ in organs):  # nor is NaN
         raise FormatError(f"landmarks that are no number, or beyond {_FARTHEST_PX:,.0f} px")
+    if policy in NEEDS_SIGMA and ((row.sigma_xy < 0) | np.isinf(row.sigma_xy)).any():
+        raise FormatError("standard deviations that are negative or infinite")
     if policy in NEEDS_SIGMA and not has_uncertainty(policy, row.sigma_xy, row.samples_xy):
         raise UsageError(f"--policy {policy} needs standard deviations, and the row has none")
 

@@ -12,7 +12,6 @@ A picture that is there is finished: it is written whole or not at all, and ``cx
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -59,7 +58,8 @@ class PictureFolder:
         Raises
         ------
         OutputExistsError
-            If the folder holds something else, or other pictures and ``overwrite`` is not given.
+            If the folder holds something else, or other pictures and ``overwrite`` is not given, or a link in it
+            would lead pictures out of it.
         """
         if self.out.exists() and not self.out.is_dir():
             raise OutputExistsError(f"{self.out} is a file: choose another --out")
@@ -79,6 +79,7 @@ class PictureFolder:
         if not is_same or overwrite:
             self._check_free(planned)
             files.write_json(self.out / files.RECORD, record)
+        files.check_below(self.out, planned)
         for folder in {(self.out / name).parent for name in planned} | {self.out, self._ledger}:
             files.remove_leftovers(folder)
         files.write_json(self._ledger / _PLANNED, list(planned))
@@ -97,9 +98,7 @@ class PictureFolder:
 
     def _clear(self) -> None:
         """Remove the pictures that were written here and what is kept beside them; nothing else."""
-        planned: list[str] = []
-        with suppress(FileNotFoundError):
-            planned = json.loads((self._ledger / _PLANNED).read_bytes())
+        planned = files.read_names(self._ledger / _PLANNED, self.out)
         for name in planned:
             (self.out / name).unlink(missing_ok=True)
         for path in self._ledger.glob("*.json"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, get_args
 
 import pyarrow as pa
 
@@ -75,9 +75,14 @@ class RowKey:
         """Return the keys of all rows of a table."""
         columns = (rows[name].to_pylist() for name in KEY_COLUMNS)
         return [
-            cls(source, image_id, frame, (height, width) if height and width else None, model_id == PUBLISHED_MODEL)
+            cls(source, image_id, frame, _shape_of(height, width), model_id == PUBLISHED_MODEL)
             for source, image_id, frame, height, width, model_id in zip(*columns, strict=True)
         ]
+
+
+def _shape_of(height: int | None, width: int | None) -> tuple[int, int] | None:
+    """Return height and width, None where one of them is none that a frame can have."""
+    return (height, width) if (height or 0) > 0 and (width or 0) > 0 else None  # type: ignore[return-value]
 
 
 def place_row(key: RowKey, image: ImageFile | None, target: Target) -> Placement:
@@ -101,6 +106,8 @@ def place_row(key: RowKey, image: ImageFile | None, target: Target) -> Placement
 
 
 def _place(key: RowKey, image: ImageFile | None, target: Target) -> Placement:
+    if key.frame not in get_args(FrameName):
+        raise FormatError(f"the row says that its landmarks are in the frame {key.frame!r}; expected model or image")
     if target.images:
         if image is None:
             raise ImageError("no image of this id among the images given")

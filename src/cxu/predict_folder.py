@@ -336,7 +336,7 @@ def check_paths(keys: Iterable[Key]) -> None:
     """
     taken: dict[Key, Key] = {}
     for source, image_id in keys:
-        stem = (source, strip_image_suffix(image_id).casefold())
+        stem = (source, files.collision_key(strip_image_suffix(image_id)))
         first = taken.setdefault(stem, (source, image_id))
         if first != (source, image_id):
             raise UsageError(

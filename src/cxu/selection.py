@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from cxu import engine, store, table
 from cxu.anatomy import N_ORGANS, ORGANS
-from cxu.criteria import Criteria, check_keys, check_models, selection_facts
+from cxu.criteria import IMPOSSIBLE, Criteria, check_keys, check_models, selection_facts
 from cxu.errors import FormatError, OutputExistsError, UsageError
 from cxu.flow import (
     KEEP_SHARES,
@@ -136,10 +136,10 @@ class _Filter:
                     counted.add((labels.source.name, name))
 
     def _asked_steps(self) -> list[Step]:
-        """Return the steps without the gate's, where nobody asked for it and it left nothing out."""
+        """Return the steps without those that nobody asked for, where they left nothing out."""
         steps = self.report.steps
-        silent = self.thresholds.quality == Thresholds.quality
-        told = [step for step in steps if not (silent and step.reason == "quality" and step.rows_in == step.rows_out)]
+        silent = {IMPOSSIBLE, "quality"} if self.thresholds.quality == Thresholds.quality else {IMPOSSIBLE}
+        told = [step for step in steps if step.reason not in silent or step.rows_in != step.rows_out]
         return told or [Step(_ASKED_NOTHING, steps[0].rows_in, steps[0].rows_out)]
 
     def finish(self, pool: engine.Pool) -> FilterReport:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from cxu import table
 from cxu.anatomy import ORGAN_NAMES
 from cxu.criteria import (
+    IMPOSSIBLE,
     BoolArray,
     Criteria,
     FloatArray,
@@ -26,6 +27,8 @@ from cxu.criteria import (
     has_sigma,
     node_radius,
     node_sigma,
+    possible_landmarks,
+    possible_sigmas,
     row_steps,
 )
 from cxu.flow import count_sigma, sigma_within
@@ -208,10 +211,14 @@ class ShardFilter:
         confident, usable, stays = self.decide(those, limits)
         kept = left.copy()
         kept[left] = stays
+        others = self._others(shard, rows) if kept.any() else None
+        if others is not None:
+            failed_at, kept = self._without_impossible(others, failed_at, kept)
+            stays = kept[left]
         confident, usable = confident[stays], usable[stays]
         labelled = [name for labels in self.criteria.labels for name in labels.columns.column_names]
         return Split(
-            self._selected(shard, rows, kept, {"confident": confident, "usable": usable}),
+            self._selected(others, rows, kept, {"confident": confident, "usable": usable}),
             self._excluded(rows, failed_at, kept),
             rows.select(list(dict.fromkeys(["source", *labelled]))),
             failed_at,
@@ -271,13 +278,31 @@ class ShardFilter:
                 rows = rows.set_column(rows.column_names.index(name), name, pc.coalesce(column, rows[name]))
         return rows, has_line
 
-    def _selected(self, shard: Rows, told: pa.Table, kept: BoolArray, made: Mapping[str, npt.NDArray[Any]]) -> pa.Table:
+    def _others(self, shard: Rows, told: pa.Table) -> pa.Table:
+        """Return the columns of a selection that are neither made nor there already."""
+        known = {"confident", "usable", *told.column_names}
+        return shard.read([name for name in self.schema.names if name not in known], blank=False)
+
+    def _without_impossible(self, others: pa.Table, failed_at: IntArray, kept: BoolArray) -> tuple[IntArray, BoolArray]:
+        """Return what became of each row once those that stay have to have numbers that landmarks and sigmas can have.
+
+        Only now are they read: of the rows that stay.
+        """
+        possible = possible_landmarks(others)
+        if "sigma_xy" in others.column_names:
+            possible &= possible_sigmas(others, "sigma_xy")
+        refused = kept & ~possible
+        if not refused.any():
+            return failed_at, kept
+        return np.where(refused, self.reasons.index(IMPOSSIBLE), failed_at).astype(np.int16), kept & possible
+
+    def _selected(
+        self, others: pa.Table | None, told: pa.Table, kept: BoolArray, made: Mapping[str, npt.NDArray[Any]]
+    ) -> pa.Table:
         """Return the rows that stay: columns that were made, those that are there already, and the others."""
-        if not kept.any():
+        if others is None or not kept.any():
             return self.schema.empty_table()
-        known = {*made, *told.column_names}
-        others = _those(shard.read([name for name in self.schema.names if name not in known], blank=False), kept)
-        told = _those(told, kept)
+        others, told = _those(others, kept), _those(told, kept)
         columns = [
             table.lists_from_numpy(made[field.name], field.type)
             if field.name in made

@@ -16,7 +16,7 @@ from cxu.table import PUBLISHED_MODEL
 
 LAST_STEPS: Final = ("max_std", "max_radius90", "max_std or max_radius90", "organ")
 # the gate and the scale are asked of everyone: told where they left something out
-UNASKED: Final = ("scale_unknown", "radius_scale_unknown", "quality", "nothing asked")
+UNASKED: Final = ("impossible", "scale_unknown", "radius_scale_unknown", "quality", "nothing asked")
 UNCERTAINTY: Final = ("max_std", "max_mean_std", "max_radius90")
 _WHERE: Final = "where "
 _COMPARED: Final = {"=": "", "<": "below ", "<=": "at most ", ">": "above ", ">=": "at least "}
@@ -222,6 +222,7 @@ def exclusion_words(reason: str, facts: Mapping[str, Any], *, brief: bool = Fals
         "min_rca": f"mean RCA below {_plain(thresholds.get('min_rca'))}, or unknown",
         "min_rca_max": f"maximal RCA below {_plain(thresholds.get('min_rca_max'))}, or unknown",
         "max_mean_std": f"mean node uncertainty above {_plain(thresholds.get('max_mean_std'))} px, or unknown",
+        "impossible": "landmarks or uncertainties that are no possible numbers",
         "scale_unknown": f"node uncertainty unknown in px of {unit}",
         "radius_scale_unknown": f"calibrated radius unknown in px of {unit}",
     }
