@@ -1,11 +1,13 @@
 """Shares of a run, and a file system that is one for all."""
 
 import platform
+import subprocess
+import sys
 
 import pytest
 
-from cxu.errors import MissingInputError, UsageError
-from cxu.sharing import Share, check_arrived, check_shared
+from cxu.errors import MissingInputError, OutputExistsError, UsageError
+from cxu.sharing import Share, check_arrived, check_shared, held
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 8, 50])
@@ -42,3 +44,43 @@ def test_what_a_worker_wrote_elsewhere_is_said(tmp_path):
     check_arrived(tmp_path)
     with pytest.raises(MissingInputError, match=f"a worker wrote {tmp_path / 'part'}, which is not on"):
         check_arrived(tmp_path / "part")
+
+
+def test_one_run_at_a_time_holds_a_folder(tmp_path):
+    out = tmp_path / "new/masks"
+    with held(out):
+        assert list(out.iterdir()) == []
+        for shared in (False, True):
+            with (
+                pytest.raises(OutputExistsError, match="another cxu is writing into"),
+                held(out, shared=shared),
+            ):
+                pass
+    with held(out, shared=True), held(out, shared=True), pytest.raises(OutputExistsError, match="another cxu"):
+        with held(out):
+            pass
+    with held(out):
+        pass
+
+
+def test_a_file_is_no_folder_to_hold(tmp_path):
+    (tmp_path / "masks").write_text("mine")
+    with pytest.raises(OutputExistsError, match="is a file"), held(tmp_path / "masks"):
+        pass
+
+
+def test_what_holds_a_folder_ends_with_the_process(tmp_path):
+    script = f"""
+import pathlib, time
+from cxu.sharing import held
+with held(pathlib.Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as running:
+        running.stdout.readline()
+        with pytest.raises(OutputExistsError), held(tmp_path):
+            pass
+        running.kill()
+    with held(tmp_path):
+        pass

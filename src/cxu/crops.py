@@ -26,7 +26,7 @@ from cxu.maskplan import Block
 from cxu.masks import MaskOptions, Placement, RowShape, covered_window, draw_organs, with_outline
 from cxu.placing import KEY_COLUMNS, RowKey, Target, place_row
 from cxu.rasterize import Failure
-from cxu.sharing import Share
+from cxu.sharing import Share, held
 from cxu.window import Window
 
 MANY_FILES: Final = 10_000
@@ -238,22 +238,23 @@ def crop_table(
         raise UsageError("--overwrite and --shard: each job would remove what the others cut; choose another --out")
     check_workers(workers, None)
     folder = CropFolder(plan.out)
-    folder.claim(plan.record, plan.planned(), overwrite=overwrite)
-    report, blocks = CropReport(blocks=len(plan.blocks)), plan.of_share(share)
-    tasks = [_Task(block, plan.out, plan.options, plan.target) for block in blocks]
-    with closing(run_shards(_cut_block, tasks, workers=workers)) as results:
-        for result in results:
-            facts = result.facts
-            report.resumed_rows += facts.rows if result.resumed else 0
-            report.failures += result.failures
-            progress(facts.rows + facts.failures + len(facts.left_out))
-    names, mine = ([block.name for block in some] for some in (plan.blocks, blocks))
-    contents, report.blocks_finished = folder.gather(names, mine)
-    report.rows, report.files, report.bytes = contents.rows, contents.files, contents.n_bytes
-    report.clipped, report.padded, report.negative = contents.clipped, contents.padded, contents.negative
-    report.assumed, report.failed_elsewhere = contents.assumed, contents.failures - len(report.failures)
-    report.left_out = [Failure(*one) for one in contents.left_out]
-    return report
+    with held(plan.out, shared=share is not None):
+        folder.claim(plan.record, plan.planned(), overwrite=overwrite)
+        report, blocks = CropReport(blocks=len(plan.blocks)), plan.of_share(share)
+        tasks = [_Task(block, plan.out, plan.options, plan.target) for block in blocks]
+        with closing(run_shards(_cut_block, tasks, workers=workers)) as results:
+            for result in results:
+                facts = result.facts
+                report.resumed_rows += facts.rows if result.resumed else 0
+                report.failures += result.failures
+                progress(facts.rows + facts.failures + len(facts.left_out))
+        names, mine = ([block.name for block in some] for some in (plan.blocks, blocks))
+        contents, report.blocks_finished = folder.gather(names, mine)
+        report.rows, report.files, report.bytes = contents.rows, contents.files, contents.n_bytes
+        report.clipped, report.padded, report.negative = contents.clipped, contents.padded, contents.negative
+        report.assumed, report.failed_elsewhere = contents.assumed, contents.failures - len(report.failures)
+        report.left_out = [Failure(*one) for one in contents.left_out]
+        return report
 
 
 def _cut_block(task: _Task) -> _BlockResult:

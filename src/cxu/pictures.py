@@ -19,6 +19,7 @@ from cxu.picturefolder import PictureFolder
 from cxu.pictureplan import ChosenRow, ColourBy, Picture, PictureOptions, PicturePlan
 from cxu.picturerow import COLUMNS, RowPicture, colour_values, draw_row
 from cxu.placing import Target
+from cxu.sharing import held
 from cxu.sheet import BAR_TITLE, LEGEND_TEXT, LegendKey
 
 MANY_FILES: Final = 1000
@@ -132,21 +133,22 @@ def draw_pictures(
         If a worker was killed; the same call continues.
     """
     folder = PictureFolder(plan.out)
-    folder.claim(plan.record, [picture.path for picture in plan.pictures], overwrite=overwrite)
-    report, lost = PictureReport(), set()
-    for drawn in run_shards(_draw_task, list(_tasks(plan, note)), workers=workers):
-        for one in drawn:
-            report.rows += one.rows
-            report.resumed_rows += one.rows if one.resumed else 0
-            report.files += one.n_bytes > 0
-            report.bytes += one.n_bytes
-            report.assumed += one.assumed
-            report.failures += one.failures
-            lost |= {(failure.source, failure.image_id) for failure in one.failures}
-            progress(one.rows + len(one.failures))
-    keys = zip(plan.index["source"].to_pylist(), plan.index["image_id"].to_pylist(), strict=True)
-    folder.write_index(plan.index.filter(pa.array([key not in lost for key in keys], pa.bool_())))
-    return report
+    with held(plan.out):
+        folder.claim(plan.record, [picture.path for picture in plan.pictures], overwrite=overwrite)
+        report, lost = PictureReport(), set()
+        for drawn in run_shards(_draw_task, list(_tasks(plan, note)), workers=workers):
+            for one in drawn:
+                report.rows += one.rows
+                report.resumed_rows += one.rows if one.resumed else 0
+                report.files += one.n_bytes > 0
+                report.bytes += one.n_bytes
+                report.assumed += one.assumed
+                report.failures += one.failures
+                lost |= {(failure.source, failure.image_id) for failure in one.failures}
+                progress(one.rows + len(one.failures))
+        keys = zip(plan.index["source"].to_pylist(), plan.index["image_id"].to_pylist(), strict=True)
+        folder.write_index(plan.index.filter(pa.array([key not in lost for key in keys], pa.bool_())))
+        return report
 
 
 def draw_picture(

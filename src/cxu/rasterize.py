@@ -27,7 +27,7 @@ from cxu.maskfolder import INDEX_SCHEMA, MaskFolder
 from cxu.maskplan import Block, MaskPlan
 from cxu.masks import NEEDS_SIGMA, MaskOptions, OrganMask, Policy, RowShape, draw_organs
 from cxu.placing import KEY_COLUMNS, RowKey, Target, place_row
-from cxu.sharing import Share, check_arrived, check_shared
+from cxu.sharing import Share, check_arrived, check_shared, held
 
 MANY_FILES: Final = 10_000
 _DRAWN_COLUMNS: Final = (*KEY_COLUMNS, "landmarks_xy", "confident", "usable")
@@ -217,19 +217,20 @@ def rasterize_table(
     check_workers(workers, scheduler)
     folder = MaskFolder(plan.out)
     planned = (name for block in plan.blocks for name in block.planned(plan.options))
-    folder.claim(plan.record, planned, overwrite=overwrite)
-    report = MaskReport(blocks=len(plan.blocks))
-    blocks = plan.of_share(share)
-    draw, tasks = _draw_block, [_Task(block, plan.out, plan.options, plan.target) for block in blocks]
-    if scheduler is not None:
-        draw, tasks = _draw_block_there, [_anywhere(task) for task in tasks]
-    with closing(run_shards(draw, tasks, workers=workers, scheduler=scheduler)) as results:
-        for block, result in zip(blocks, results, strict=True):
-            check_arrived(folder.lines_path(block.name))
-            report.resumed_rows += result.facts.rows if result.resumed else 0
-            report.failures += result.failures
-            progress(result.facts.rows + result.facts.failures)
-    return _finish(folder, plan, blocks, report)
+    with held(plan.out, shared=share is not None):
+        folder.claim(plan.record, planned, overwrite=overwrite)
+        report = MaskReport(blocks=len(plan.blocks))
+        blocks = plan.of_share(share)
+        draw, tasks = _draw_block, [_Task(block, plan.out, plan.options, plan.target) for block in blocks]
+        if scheduler is not None:
+            draw, tasks = _draw_block_there, [_anywhere(task) for task in tasks]
+        with closing(run_shards(draw, tasks, workers=workers, scheduler=scheduler)) as results:
+            for block, result in zip(blocks, results, strict=True):
+                check_arrived(folder.lines_path(block.name))
+                report.resumed_rows += result.facts.rows if result.resumed else 0
+                report.failures += result.failures
+                progress(result.facts.rows + result.facts.failures)
+        return _finish(folder, plan, blocks, report)
 
 
 def _anywhere(task: _Task) -> _Task:

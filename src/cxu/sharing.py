@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cxu.errors import MissingInputError, UsageError
+from cxu.errors import MissingInputError, OutputExistsError, UsageError
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,46 @@ class Share:
 
 def _no_share(text: str) -> UsageError:
     return UsageError(f"--shard {text}: expected I/N with 1 ≤ I ≤ N, such as 3/8")
+
+
+@contextmanager
+def held(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold an output folder, made where it is missing, against other runs while the block lasts.
+
+    The lock is on the folder itself: it leaves no file, and ends with the process, however that ends. Where the system
+    or the file system has no such locks, nothing is held.
+
+    Parameters
+    ----------
+    folder
+        Where the run writes.
+    shared
+        Whether it is a job of an array, which holds the folder together with the others.
+
+    Raises
+    ------
+    OutputExistsError
+        If another run holds it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputExistsError(f"{folder} is a file: choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            os.close(handle)
+            raise OutputExistsError(
+                f"another cxu is writing into {folder}: wait until it has ended, or choose another --out"
+            ) from None
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def check_shared(paths: Iterable[Path], what: str) -> None:

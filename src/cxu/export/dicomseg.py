@@ -36,6 +36,7 @@ from cxu.maskfolder import INDEX_SCHEMA, MaskFolder
 from cxu.maskplan import Block
 from cxu.masks import Policy
 from cxu.rasterize import Failure
+from cxu.sharing import held
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -105,17 +106,18 @@ def export_dicomseg(
     """
     folder = MaskFolder(plan.out)
     planned = (name for block in plan.masks.blocks for name in _planned(block))
-    folder.claim(folder_record(plan), planned, overwrite=overwrite)
-    report = ExportReport(paths=[plan.out])
-    tasks = block_tasks(plan, plan.out)
-    with closing(run_shards(_write_block, tasks, workers=workers)) as results:
-        for result in results:
-            report.account.add(result.account)
-            report.resumed_rows += result.account.rows if result.resumed else 0
-            progress(result.account.seen)
-    contents = folder.write_index([block.name for block in plan.masks.blocks])
-    report.files, report.bytes = contents.files, contents.n_bytes
-    return report
+    with held(plan.out):
+        folder.claim(folder_record(plan), planned, overwrite=overwrite)
+        report = ExportReport(paths=[plan.out])
+        tasks = block_tasks(plan, plan.out)
+        with closing(run_shards(_write_block, tasks, workers=workers)) as results:
+            for result in results:
+                report.account.add(result.account)
+                report.resumed_rows += result.account.rows if result.resumed else 0
+                progress(result.account.seen)
+        contents = folder.write_index([block.name for block in plan.masks.blocks])
+        report.files, report.bytes = contents.files, contents.n_bytes
+        return report
 
 
 def _planned(block: Block) -> list[str]:
