@@ -56,9 +56,9 @@ def test_one_run_at_a_time_holds_a_folder(tmp_path):
                 held(out, shared=shared),
             ):
                 pass
-    with held(out, shared=True), held(out, shared=True), pytest.raises(OutputExistsError, match="another cxu"):
-        with held(out):
-            pass
+    refused = pytest.raises(OutputExistsError, match="another cxu")
+    with held(out, shared=True), held(out, shared=True), refused, held(out):
+        pass
     with held(out):
         pass
 

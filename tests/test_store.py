@@ -504,3 +504,13 @@ def test_a_manifest_that_cannot_be_written_is_warned_of(home, caplog):
     (home.root / "runs").write_text("a file where the folder should be")
     home.record_run("filter", {})
     assert "could not be written" in caplog.text
+
+
+def test_a_table_that_is_replaced_while_it_is_read_is_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    store.write_table(make_rows(3), path)
+    first, *_ = store.open_table(path).shards()
+    assert len(first.read()) == 3
+    store.write_table(make_rows(4), path)
+    with pytest.raises(FormatError, match=r"t\.parquet was changed while it was read: run the command again"):
+        first.read(["image_id"])

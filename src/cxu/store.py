@@ -89,11 +89,16 @@ class SourceListing:
 
 @dataclass(frozen=True)
 class Shard:
-    """The unit of work: one row group of one Parquet file."""
+    """The unit of work: one row group of one Parquet file.
+
+    ``stamp`` is the file's size and time of change when it was opened: a file that was replaced since then is refused,
+    lest one result be made of two tables. None takes the file as it is.
+    """
 
     path: Path
     row_group: int
     rows: int
+    stamp: tuple[int, int] | None = None
 
     def read(self, columns: Sequence[str] | None = None, *, blank: bool = True) -> pa.Table:
         """Read the shard's rows.
@@ -106,6 +111,8 @@ class Shard:
             Whether to read columns too that the file states to be null in every row.
         """
         with _opened(self.path) as file:
+            if self.stamp is not None and _stamp_of(self.path) != self.stamp:
+                raise FormatError(f"{self.path} was changed while it was read: run the command again")
             known = frozenset(file.schema_arrow.names)
             names = file.schema_arrow.names if columns is None else [name for name in columns if name in known]
             if not blank:
@@ -469,8 +476,14 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 def _row_groups(path: Path) -> list[Shard]:
     with _opened(path) as file:
+        stamp = _stamp_of(path)
         groups = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
-    return [Shard(path, index, rows) for index, rows in enumerate(groups)]
+    return [Shard(path, index, rows, stamp) for index, rows in enumerate(groups)]
+
+
+def _stamp_of(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
 
 
 def write_table(rows: pa.Table, path: Path) -> None:
