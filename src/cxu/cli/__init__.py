@@ -9,6 +9,7 @@ import typer
 
 import cxu
 from cxu.cli import (
+    check,
     crop,
     demo,
     export,
@@ -67,6 +68,7 @@ for name, module in (
     ("filter", filter_),
     ("rasterize", rasterize),
     ("overlay", overlay),
+    ("check", check),
     ("crop", crop),
     ("export", export),
     ("predict", predict),

@@ -1,0 +1,1 @@
+"""Do a table and the images at hand belong together: sizes, place, sides."""
