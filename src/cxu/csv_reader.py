@@ -84,7 +84,7 @@ class CsvReader:
         self._next_row = self._next_line = 1
         with self._reading():
             self.header = self._read_header()
-            self.roles = resolve_columns(self.header, self._peek_row(), source)
+            self.roles = self._find_roles(source)
         masks = [role for role in self.roles if role.startswith("rle_") and not keep_rle]
         skipped = {self.roles.pop(role) for role in masks}
         self._read = [index for index in range(len(self.header)) if index not in skipped]
@@ -99,6 +99,12 @@ class CsvReader:
             raise FormatError(f"{self.name} is no published CSV: its first line is {line[:60]!r}")
         self._next_line += 1
         return header
+
+    def _find_roles(self, source: Source) -> dict[str, int]:
+        try:
+            return resolve_columns(self.header, self._peek_row(), source)
+        except FormatError as error:
+            raise FormatError(f"{self.name}: {error}") from None
 
     def _peek_row(self) -> list[str]:
         text = self._stream.peek(_MAX_HEADER_BYTES).decode("utf-8", "replace")
