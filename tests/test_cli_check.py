@@ -273,6 +273,21 @@ def test_images_of_another_data_set(phantoms):
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have names that are UTF-8 only")
+def test_names_that_are_no_text(phantoms):
+    folder = os.fsdecode(b"films-\xff")
+    save(phantoms, folder=folder)
+    save(phantoms[:1], folder=folder, name=os.fsdecode(b"film999\xfe") + "{}.png")
+    write_rows()
+    done = cxu("check", "rows.parquet", "--images", folder, "--no-model", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == ["films-\\udcff"]
+    write_rows(image_id=[f"film999{index}" for index in range(N)])
+    done = cxu("check", "rows.parquet", "--images", folder, "--no-model")
+    assert done.exit_code == 2
+    assert "films-\\udcff" in done.stderr
+
+
 # --- bad requests ----------------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from cxu import __version__, files, films, sheet
 from cxu.anatomy import ORGANS
 from cxu.canvas import INK, SUPERSAMPLE, Canvas, add_caption, as_points
-from cxu.check.plan import CheckPlan, SampledRow
+from cxu.check.plan import CheckPlan, SampledRow, plain_text
 from cxu.check.rows import RowCheck
 from cxu.check.run import CheckReport
 from cxu.check.verdict import VERDICTS
@@ -105,7 +105,7 @@ def _record(plan: CheckPlan, names: Sequence[str]) -> dict[str, Any]:
     return {
         "command": COMMAND,
         "tables": list(plan.tables),
-        "images": [text.encode("utf-8", "backslashreplace").decode() for text in plan.images],
+        "images": [plain_text(text) for text in plan.images],
         "rows": len(plan.rows),
         "seed": plan.seed,
         "files": list(names),
@@ -239,6 +239,7 @@ def as_json(report: CheckReport, plan: CheckPlan) -> dict[str, Any]:
     return {
         "fits": report.fits,
         "tables": list(plan.tables),
+        "images": [plain_text(text) for text in plan.images],
         "rows": plan.total,
         "with_image": plan.with_image,
         "looked_at": len(report.rows),

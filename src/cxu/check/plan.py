@@ -203,7 +203,7 @@ def _other_names(
     step = -(-len(missing) // _COMPARED_IDS)
     few = missing[::step]
     files = list(image_index.load_index(list(images), cache_folder))
-    return tuple(similar_names(few, [file.relative.as_posix() for file in files]))
+    return tuple(similar_names(few, [plain_text(file.relative.as_posix()) for file in files]))
 
 
 def similar_names(wanted: Iterable[tuple[str, str]], files: Sequence[str]) -> list[OtherName]:
@@ -227,13 +227,19 @@ def similar_names(wanted: Iterable[tuple[str, str]], files: Sequence[str]) -> li
     return found
 
 
+def plain_text(text: str) -> str:
+    """Return a file's name as text: names need not be UTF-8, but what is written and printed is."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _bare(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", strip_image_suffix(text).lower())
 
 
 def _nothing_found(missing: Sequence[tuple[str, str]], images: Sequence[str], other_names: Sequence[OtherName]) -> str:
     source, image_id = missing[0]
-    said = f"none of the {len(missing):,} rows has an image in {', '.join(images)} (first: {source} {image_id})"
+    where = plain_text(", ".join(images))
+    said = f"none of the {len(missing):,} rows has an image in {where} (first: {source} {image_id})"
     if other_names:
         return f"{said}: {told_other_name(other_names[0])}"
     depth = source_or_custom(source).id_depth

@@ -93,7 +93,8 @@ def _size_reason(sizes: Sizes) -> str:
     said = f"the image is {image_height} × {image_width} px (height × width), the table says {height} × {width}"
     if sizes.kind == "exchanged":
         return f"{said}: height and width are exchanged"
-    return f"{said}: cropped, padded, or another image"
+    how = {"stretched": "each axis scaled by itself", "cut": "cut or padded", "": "cropped, padded, or another image"}
+    return f"{said}: {how[sizes.likely]}"
 
 
 def _sides(compared: Comparison, limits: Limits) -> tuple[Verdict, str] | None:

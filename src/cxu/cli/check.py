@@ -77,7 +77,7 @@ def command(
     with output.progress("drawing", min(len(plan.rows), pages * folder.COLUMNS * folder.ROWS), "films") as advance:
         written = folder.write_check(report, plan, out, pages=pages, progress=advance)
     content = folder.as_json(report, plan)
-    store.record_run("check", {**content, "out": str(out), "images": images})
+    store.record_run("check", {**content, "out": str(out)})
     _list_doubtful(output, report, str(written[0]))
     output.result({**content, "written": [str(path) for path in written]}, *_parts(report))
     output.say(f"written: {', '.join(map(str, written))}")
