@@ -181,14 +181,15 @@ def _reason(error: Exception) -> str:
     if isinstance(error, EOFError):
         return f"the connection broke after {error}"
     response = getattr(error, "response", None)
-    return _without_token(f"{type(error).__name__}: {error}") if response is None else _said(response)
+    return without_token(f"{type(error).__name__}: {error}") if response is None else _said(response)
 
 
 def _said(response: Any) -> str:
-    said = _without_token(response.headers.get("X-Error-Message", "")[:300])
+    said = without_token(response.headers.get("X-Error-Message", "")[:300])
     return f"HTTP status {response.status_code}" + (f" ({said})" if said else "")
 
 
-def _without_token(text: str) -> str:
+def without_token(text: str) -> str:
+    """Return a text without the Hub's tokens: neither that of the environment nor what looks like one."""
     token = os.environ.get("HF_TOKEN", "").strip()
     return re.sub(r"hf_\w+|(?<=Bearer )\S+", "***", text.replace(token, "***") if token else text)

@@ -39,6 +39,7 @@ Result = TypeVar("Result")
 
 READERS: Final = max(1, min(8, (os.cpu_count() or 1)))
 _GPU_BATCH: Final = 32
+_FARTHEST: Final = 1000.0  # sides of the model frame: beyond it a landmark is no position
 _MAX_SEED: Final = 2**63
 
 
@@ -339,6 +340,10 @@ def _finish(batch: Sequence[_Prepared | Rejected], samples: Sequence[Samples]) -
             yield one
             continue
         found = next(numbers)
+        if not _is_possible(found):
+            name = one.image.file.name
+            yield Rejected(name, f"{name}: the network gives landmarks or uncertainties that are no possible numbers.")
+            continue
         contrast, odds = contour_contrast(one.pixels, found["mean"]), side_odds(one.pixels)
         yield Prediction(
             one.image,
@@ -350,6 +355,12 @@ def _finish(batch: Sequence[_Prepared | Rejected], samples: Sequence[Samples]) -
             side_odds=odds,
             **found,
         )
+
+
+def _is_possible(found: dict[str, FloatArray]) -> bool:
+    """Tell whether a network's numbers of an image are finite, and its landmarks not far beyond any image."""
+    finite = all(np.isfinite(found[name]).all() for name in ("mean", "std", "latent_sigma"))
+    return finite and bool(np.abs(found["mean"]).max() < _FARTHEST)
 
 
 def _rows_of(samples: Sequence[Samples]) -> Iterator[dict[str, FloatArray]]:

@@ -102,6 +102,7 @@ def _numbers(*words: str) -> str:
 
 _GOOD_TEXT: Final = published_csv([published_row(f"{image_id}.png") for image_id in GOOD])
 _SHIFTED: Final = chest() + np.array([0, 60], np.float32)
+_LOW: Final = _SHIFTED + np.array([0, 200], np.float32)
 _WIDE: Final = join_numbers(chest(2000, 1200))
 
 CASES: Final = (

@@ -73,5 +73,8 @@ def _is_of_arrow(error: Exception) -> bool:
 
 def _tell(sentence: str) -> None:
     if os.environ.get("CXU_DEBUG") == "1":
-        traceback.print_exc()
+        from cxu.hub_retry import without_token
+
+        # what a server answered may be anything, and is quoted in the errors of libraries
+        typer.echo(without_token(traceback.format_exc()), err=True, nl=False)
     typer.echo(f"cxu: {sentence}", err=True)
