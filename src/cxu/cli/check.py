@@ -151,5 +151,6 @@ def _place(source: SourceFindings) -> list[str]:
 
 
 def _interval(interval: Interval, decimals: int) -> str:
-    value, low, high = (f"{number:.{decimals}f}" for number in interval)
+    # adding zero turns -0.0 into 0.0
+    value, low, high = (f"{round(one, decimals) + 0.0:.{decimals}f}" for one in interval)
     return f"{value} ({low} to {high})"
