@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 from collections import Counter
@@ -210,6 +211,43 @@ def test_hostile_ids(case, here):
     assert case.says in done.stderr
     if case.files is not None:
         assert len(list((here / "out").rglob("*.png"))) == case.files
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("make_reliability", ROOT / "scripts" / "make_reliability.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_current(script):
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    assert page == script.page(), "out of date: python scripts/make_reliability.py writes it anew"
+
+
+def test_the_page_has_every_case_and_every_recorded_run(script, tmp_path):
+    page = script.page()
+    for module in MODULES:
+        assert all(f"| {script.cell(case.name)} | " in page for case in module.CASES)
+    assert script.recorded(tmp_path / "none.json") == []
+    run = {
+        "what": "runs killed",
+        "how_many": 500,
+        "found": "no half file",
+        "command": "pytest -m slow",
+        "date": "2026-01-02",
+    }
+    lines = script.summary([], [run])
+    assert "| runs killed (2026-01-02) | 500 | no half file | `pytest -m slow` |" in lines
+
+
+def test_the_tests_that_the_page_names_exist(script):
+    for _, words in script.OTHERS:
+        assert (ROOT / words.split()[0]).is_file()
 
 
 # --- the catalogue ---------------------------------------------------------------------------------------------------

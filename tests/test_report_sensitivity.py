@@ -60,7 +60,8 @@ def expected(rows, asked, name):
     limits = {} if name == "unfiltered" else {"max_std": parse_max_std(name)}
     kept, _, _ = filter_rows(rows, Criteria(Thresholds(**limits, **asked)))
     ratios = measure_rows(kept)["ctr"].drop_null().to_numpy()
-    median = round(float(np.median(ratios)), 6) if len(ratios) else None
+    # a mean of two in the middle may round either way
+    median = pytest.approx(float(np.median(ratios)), abs=2e-6) if len(ratios) else None
     return len(kept), int(table.confident_of(kept).sum()), int(table.usable_of(kept).sum()), median
 
 
@@ -93,8 +94,9 @@ def test_blank_ratios_are_counted_by_reason(desk):
     desk.put(rows_of("chestxray8", IDS[:4], sigma, landmarks_xy=points.astype(np.float32)))
     found = desk.report(desk.select(["chestxray8"], max_std="5"), sensitivity=True).sensitivity
     selected, unfiltered = found.levels[0], found.levels[-1]
-    assert selected.ratio == RatioSummary(1, {"not_finite": 1, "unconfident": 1, "no_extent": 1}, (0.444444,) * 3, 0.0)
-    assert unfiltered.ratio.blank == {"not_finite": 1, "no_extent": 1}
+    # the row whose landmarks are no numbers is in no selection
+    assert selected.ratio == RatioSummary(1, {"unconfident": 1, "no_extent": 1}, (0.444444,) * 3, 0.0)
+    assert unfiltered.ratio.blank == {"no_extent": 1}
     assert "blank" in sensitivity_text(found)
 
 

@@ -291,17 +291,17 @@ def facts_of_folder(folder, *facts):
 
 
 def test_a_folder_has_the_facts_that_all_of_its_files_share(tmp_path):
-    first = {"kind": "selection", "thresholds": 1, "limits_px": [], "where": ["a"], "partial": True}
+    first = {"kind": "selection", "thresholds": {"min_rca": 0.1}, "limits_px": [], "where": ["a"], "partial": True}
     assert facts_of_folder(tmp_path, first) == ("selection", first)
     assert facts_of_folder(tmp_path, first, first) == ("selection", first)
     second = {**first, "where": ["b"], "partial": False}
-    shared = {"kind": "selection", "thresholds": 1, "limits_px": [], "partial": True}
+    shared = {"kind": "selection", "thresholds": {"min_rca": 0.1}, "limits_px": [], "partial": True}
     assert facts_of_folder(tmp_path, first, second) == ("selection", shared)
 
 
 def test_a_folder_of_other_selections_is_none_itself(tmp_path):
-    first = {"kind": "selection", "thresholds": 1, "limits_px": [], "partial": False}
-    other = {**first, "thresholds": 2}
+    first = {"kind": "selection", "thresholds": {"min_rca": 0.1}, "limits_px": [], "partial": False}
+    other = {**first, "thresholds": {"min_rca": 0.2}}
     assert facts_of_folder(tmp_path, first, other) == ("file", {"limits_px": [], "partial": False})
     assert facts_of_folder(tmp_path, {}, {"partial": True}) == ("file", {"partial": True})
 

@@ -336,6 +336,15 @@ def criteria_like(facts: Mapping[str, Any], base: Criteria) -> Criteria:
             f"--like names a selection made from {earlier}, which has thresholds of its own: give the thresholds "
             "themselves, or make the selection from sources in one step"
         )
+    try:
+        return _resolved_as(facts, base)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"--like names a selection whose facts are damaged ({error}): give the thresholds") from None
+
+
+def _resolved_as(facts: Mapping[str, Any], base: Criteria) -> Criteria:
     content = dict(facts["thresholds"])
     limits = {organ: _limit_of(text) for organ, text in content.pop("max_std").items()}
     thresholds = Thresholds(

@@ -446,8 +446,12 @@ def _tables_in(folder: Path) -> list[Path]:
 def _facts_of(path: Path) -> dict[str, Any]:
     with _opened(path) as file:
         table.check_table(file.schema_arrow, str(path))
-        late = file.metadata.metadata.get(_LATE_FACTS.encode(), b"{}")
-        return {**table.decode_metadata(file.schema_arrow), **json.loads(late)}
+        late = json.loads(file.metadata.metadata.get(_LATE_FACTS.encode(), b"{}"))
+        if not isinstance(late, dict):
+            raise ValueError(f"{_LATE_FACTS} in its footer is {type(late).__name__}, not an object of named values")
+        facts = {**table.decode_metadata(file.schema_arrow), **late}
+        table.check_facts(facts)
+        return facts
 
 
 def _common_facts(of_files: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any, Final
 
 import numpy as np
@@ -256,6 +257,53 @@ def decode_metadata(schema: pa.Schema) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Check that facts of a selection, and of those it was made from, are of the kinds that cxu writes.
+
+    Raises
+    ------
+    ValueError
+        If one is not: it is named.
+    """
+    thresholds = facts.get("thresholds", {})
+    if not isinstance(thresholds, dict):
+        raise ValueError(f"its fact 'thresholds' is {type(thresholds).__name__}, not an object of named values")
+    numbers = (int, float, NoneType)
+    limits = facts.get("limits_px", [])
+    good = {
+        "max_std": _is_by_organ(thresholds.get("max_std"), str),
+        "max_radius90": _is_by_organ(thresholds.get("max_radius90"), (int, float)),
+        "organs": _is_list(thresholds.get("organs", []), str),
+        "limits_px": _is_list(limits, dict) and all(_is_limit(one) for one in limits),
+        **{name: isinstance(thresholds.get(name), numbers) for name in ("min_rca", "min_rca_max", "max_mean_std")},
+        **{name: _is_list(facts.get(name, []), dict) for name in ("labels", "inputs")},
+        **{name: _is_list(facts.get(name, []), str) for name in ("sources", "where")},
+    }
+    damaged = [name for name, is_good in good.items() if not is_good]
+    if damaged:
+        raise ValueError(f"its fact {damaged[0]!r} is damaged")
+    for one in facts.get("inputs", []):
+        check_facts(one)
+
+
+def _is_list(values: object, kind: type) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
+
+
+def _is_limit(group: Mapping[str, Any]) -> bool:
+    named = all(isinstance(group.get(name), str) for name in ("source", "model_id"))
+    return named and _is_by_organ(group.get("px", 0), (int, float, NoneType))
+
+
+def _is_by_organ(values: object, kind: type | tuple[type, ...]) -> bool:
+    """Tell whether values are nothing, or one of a kind for each of some organs."""
+    if values is None:
+        return True
+    return isinstance(values, dict) and all(
+        name in ORGAN_NAMES and isinstance(value, kind) for name, value in values.items()
+    )
 
 
 def with_facts(table: pa.Table, facts: Mapping[str, Any]) -> pa.Table:

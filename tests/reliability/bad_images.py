@@ -53,9 +53,11 @@ class ImageCase(Case):
     @property
     def happens(self) -> str:
         """What comes of it, for the table."""
-        if not self.rows:
-            return f"listed without a row (exit {self.exit_code}): “…{self.says}…”" if self.images else self.says
-        return self.says
+        if self.rows or not self.images:
+            return self.says
+        # readers of other libraries say it in words of their own
+        reason = "with the reader's reason" if self.says == self.file else f"“…{self.says}…”"
+        return f"listed without a row (exit {self.exit_code}): {reason}"
 
 
 def _refused(name: str, file: str, content: bytes | Callable[[], bytes], says: str, **case: Any) -> ImageCase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,10 +58,12 @@ def good_rows(**columns: Any) -> pa.Table:
     return make_rows(N_ROWS, **{**table.sigma_columns(sigma), **columns})
 
 
-def _written(rows: pa.Table) -> bytes:
+def _written(rows: pa.Table, late: str | None = None) -> bytes:
     stream = pa.BufferOutputStream()
     with pq.ParquetWriter(stream, rows.schema) as writer:
         writer.write_table(rows)
+        if late is not None:
+            writer.add_key_value_metadata({"cxu_late": late})
     return stream.getvalue().to_pybytes()
 
 
@@ -94,6 +97,10 @@ def _flipped(content: bytes, at: int) -> bytes:
 
 def _facts(text: bytes) -> pa.Table:
     return good_rows().replace_schema_metadata({b"cxu": text})
+
+
+def _selection(**facts: Any) -> pa.Table:
+    return _facts(json.dumps({"schema_version": "1", "kind": "selection", **facts}).encode())
 
 
 def _with(name: str, values: pa.Array) -> pa.Table:
@@ -169,6 +176,13 @@ CASES: Final = (
     _rows("its facts no UTF-8", lambda: _facts(b"\xff\xfe"), "is no cxu table"),
     _rows("its facts a list", lambda: _facts(b'["1"]'), "is no cxu table"),
     _rows("its facts nested 100,000 deep", lambda: _facts(_DEEP), "is no"),
+    _rows(
+        "facts of a selection of another kind",
+        lambda: _selection(thresholds=5),
+        "its fact 'thresholds' is int",
+    ),
+    _rows("limits of a selection without organs", lambda: _selection(limits_px=[5]), "its fact 'limits_px' is damaged"),
+    _file("facts at its end a list", lambda: _written(good_rows(), late="[1]"), "cxu_late in its footer is list"),
     _rows("a column missing", lambda: good_rows().drop_columns(["rca_mean"]), "lacks the column 'rca_mean'"),
     _rows(
         "landmarks of another length",

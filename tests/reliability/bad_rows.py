@@ -131,7 +131,7 @@ CASES: Final = (
     RowCase(name="a blank id", make=_put([published_row(" ")]), says="the id (Image Index) is blank"),
     RowCase(name="an id that is not UTF-8", make=_put([published_row("x\udcff.png")]), says="is not UTF-8 text"),
     RowCase(name="an id with a NUL byte", make=_put([published_row("a\0b.png")]), exit_code=0, imported=3, malformed=0),
-    _refused("the same id twice", [published_row(f"{SHOWN}.png")] * 2, SHOWN),
+    _refused("the same id twice", [published_row(f"{SHOWN}.png")] * 2, "stand more than once"),
     # landmarks
     _row("blank landmarks", {_MEAN: ""}, "landmarks: is blank"),
     _row("119 landmarks and a half", {_MEAN: _numbers().rpartition(",")[0]}, "239 numbers, expected 240"),

@@ -144,7 +144,7 @@ CASES: Final = (
         _header(
             b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'
         ),
-        "weights",
+        _DAMAGED,
     ),
     _file(
         "safetensors: two tensors over the same bytes",

@@ -98,7 +98,8 @@ def describe_limits(limits: Mapping[str, str]) -> str:
 def _resolved(facts: Mapping[str, Any]) -> str:
     """Return the px that percentiles came to; nothing where there is none."""
     wanted = [organ for organ, text in facts["thresholds"]["max_std"].items() if text.startswith("p")]
-    found = sorted({f"{group['px'][organ]:.2f}" for group in facts.get("limits_px", []) for organ in wanted}, key=float)
+    limits = (group["px"].get(organ) for group in facts.get("limits_px", []) for organ in wanted)
+    found = sorted({f"{limit:.2f}" for limit in limits if limit is not None}, key=float)
     return f" ({' to '.join(dict.fromkeys((found[0], found[-1])))} px)" if found else ""
 
 
