@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cxu import files
+from cxu.errors import OutputExistsError
 
 HOSTILE = [
     "..",
@@ -244,3 +245,44 @@ def test_the_record_of_a_folder(tmp_path, content, held):
     if content is not None:
         (tmp_path / files.RECORD).write_bytes(content)
     assert files.read_record(tmp_path) == held
+
+
+# --- what lies below a folder ----------------------------------------------------------------------------------------
+
+
+def test_only_names_that_stay_below_the_folder_are_read(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    inside = ["a.png", "b/c.png", "..a/b..png"]
+    outside = ["../a.png", "b/../../a.png", "/etc/passwd", "link/a.png", "", ".", "a\0.png", "..\\a.png", 5, None]
+    (folder / "names.json").write_text(json.dumps([*inside, *outside]))
+    assert files.read_names(folder / "names.json", folder) == inside
+
+
+@pytest.mark.parametrize("content", ["", "{", "5", '{"a": 1}', "[" * 100_000])
+def test_a_damaged_list_names_nothing(tmp_path, content):
+    assert files.read_names(tmp_path / "none.json", tmp_path) == []
+    (tmp_path / "names.json").write_text(content)
+    assert files.read_names(tmp_path / "names.json", tmp_path) == []
+
+
+def test_a_link_that_leads_files_out_is_refused(tmp_path):
+    (tmp_path / "out/a").mkdir(parents=True)
+    (tmp_path / "out/inner").symlink_to("a")
+    (tmp_path / "out/a/outer").symlink_to(tmp_path)
+    files.check_below(tmp_path / "out", ["x.png", "new/x.png", "inner/x.png"])
+    with pytest.raises(OutputExistsError, match="outer leads out of"):
+        files.check_below(tmp_path / "out", ["x.png", "a/outer/x.png"])
+
+
+def test_no_id_passes_for_an_unfinished_file():
+    name = files.temporary_name(Path("a.png")).name
+    assert str(files.safe_relative(name)) == f"%2E{name[1:]}"
+
+
+def test_a_path_too_long_is_one_name():
+    long = "/".join(["part"] * 400)
+    (name,) = files.safe_relative(long).parts
+    assert name.startswith("part~")
+    assert files.safe_relative(f"{long}/a") != files.safe_relative(f"{long}/b")

@@ -61,7 +61,7 @@ def collision_key(path: str) -> str:
 def stays_below(folder: Path, name: str) -> bool:
     """Tell whether the file ``name`` lies below ``folder``, links followed."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+    if path.is_absolute() or ".." in path.parts or not path.parts or {"\0", "\\"} & set(name):
         return False
     return (folder / path).parent.resolve().is_relative_to(folder.resolve())
 
