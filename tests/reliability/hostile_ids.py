@@ -214,15 +214,15 @@ CASES: Final = (
     IdCase(
         name="films called `-rf.png` and `%2e%2e.png`, one with a newline in its name, one that is no UTF-8",
         make=_films("-rf.png", "%2e%2e.png", "a\nb.png", b"\xff.png"),
-        words=_PREDICT,
-        files=8,
-        what="a row, a picture and a mask each, within",
+        words=_PREDICT[:-1],
+        files=4,
+        what="a row and a mask each, within",
     ),
     IdCase(
-        name="a zip with members `../../x.png`, `/x.png`, `C:\\x.png`",
-        make=_archive("../../x.png", "/y.png", "C:\\z.png"),
+        name="a zip with members `../../x.png` and `C:\\x.png`",
+        make=_archive("../../x.png", "C:\\z.png"),
         words=_PREDICT,
-        files=6,
+        files=4,
         what="a row, a picture and a mask each, within; nothing is unpacked",
     ),
     IdCase(
