@@ -149,7 +149,7 @@ def _large_table(folder):
     store_rows(folder / "t.parquet", _rows(20_000), group_rows=1000)
 
 
-def _films(folder, n_films=24):
+def _films(folder, n_films=12):
     for seed in range(n_films):
         write_film(folder / f"films/{seed:02d}.png", seed)
     write_weights(folder / "tiny.safetensors")
@@ -159,9 +159,9 @@ def _table_and_images(folder):
     _table(folder)
     ids = store.open_table(folder / "t.parquet").read()["image_id"].to_pylist()
     first = write_film(folder / f"images/{ids[0]}.png", size=1024)
-    for image_id in ids[1:40]:
+    for image_id in ids[1:16]:
         shutil.copyfile(first, folder / f"images/{image_id}.png")
-    (folder / "ids.txt").write_text("\n".join(ids[:40]))
+    (folder / "ids.txt").write_text("\n".join(ids[:16]))
 
 
 def _table_and_dicom(folder):

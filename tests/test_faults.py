@@ -155,4 +155,4 @@ def test_an_image_that_vanishes_midway_is_named_and_no_other_lost(tmp_path):
     assert "does not exist" in done.stderr
     from cxu import store
 
-    assert store.open_table(folder / "o/predictions.parquet").rows == 23
+    assert store.open_table(folder / "o/predictions.parquet").rows == 11
