@@ -6,16 +6,13 @@ stored pixels. What a file is comes from its first bytes, not from its name.
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Final, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL.ImageFile import ImageFile as Picture
 
 from cxu.catalog import Source
@@ -48,16 +45,6 @@ _OPENERS: Final = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
 }
-_DAMAGE: Final = (
-    OSError,
-    SyntaxError,  # what Pillow raises for a broken header
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-    Image.DecompressionBombError,
-)
 _TIFF_PHOTOMETRIC: Final = 262
 _LONE_PRODUCTS: Final = 1 << 18  # OpenBLAS and MKL multiply up to about so many pairs in the calling thread
 _BAND_ROWS: Final = 16  # measured: the matrix products of shorter bands cost more to start, of longer ones more zeros
@@ -228,7 +215,9 @@ def open_image(file: ImageFile) -> Iterator[BinaryIO]:
             yield stream
         except CxuError:
             raise
-        except _DAMAGE as error:
+        except MemoryError as error:
+            raise ImageError(f"{file.name} takes more memory than there is.") from error
+        except Exception as error:  # damaged bytes make the decoders raise nearly anything
             raise ImageError(f"{file.name} is damaged or truncated: {error}.") from error
 
 
