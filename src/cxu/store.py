@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
@@ -36,6 +37,7 @@ from cxu.row_groups import JoinedGroups, encoding_options
 logger = logging.getLogger(__name__)
 
 SHARD_ROWS: Final = 8192
+_PART_NAME: Final = re.compile(r"[\w-][\w.-]*", re.ASCII)
 LATEST: Final = "latest"
 PREDICTIONS: Final = "predictions"
 _LISTING = "source.json"
@@ -229,8 +231,8 @@ class Home:
                 SourceFile(**{**file, "parts": tuple(Part(**part) for part in file["parts"])})
                 for file in content["files"]
             )
-            return SourceListing(source, frame, records, content["partial"])
-        except (ValueError, KeyError, TypeError) as error:
+            return _checked(SourceListing(source, frame, records, content["partial"]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError(f"{path} is damaged ({error}); remove {path.parent} and import again") from None
 
     def places(self) -> list[tuple[str, FrameName]]:
@@ -409,6 +411,19 @@ class Home:
         except OSError as error:
             logger.warning("the manifest of this run could not be written to %s: %s", path.parent, error.strerror)
         return path
+
+
+def _checked(listing: SourceListing) -> SourceListing:
+    """Return a listing whose values are of their kinds, and whose parts lie in its folder, else raise ValueError."""
+    records: list[SourceFile | Part] = [*listing.files, *listing.parts]
+    texts: list[Any] = [text for one in records for text in (one.name, one.sha256)]
+    counts: list[Any] = [listing.partial or 0, *(one.rows for one in records)]
+    wrong = [text for text in texts if not isinstance(text, str)]
+    wrong += [count for count in counts if not isinstance(count, int) or count < 0]
+    wrong += [part.name for part in listing.parts if not wrong and not _PART_NAME.fullmatch(part.name)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is out of place")
+    return listing
 
 
 def open_table(path: str | Path, *, name: str | None = None, kind: TableKind = "file") -> StoredTable:
