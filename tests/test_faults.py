@@ -74,6 +74,41 @@ def test_a_full_disk_is_said_and_the_next_run_completes(tmp_path, name):
     assert not [path for path in tree(folder) if any(part.startswith(TEMP_PREFIX) for part in Path(path).parts)]
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return a file system of 400 kB, and what makes it larger."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(words, check=False, capture_output=True).returncode:
+        pytest.skip("only root may make a small file system")
+    try:
+        yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["filter", "measure", "rasterize labels", "rasterize rle", "export coco", "export csv"]
+)
+def test_a_small_disk_that_is_made_larger(tmp_path, small_disk, name):
+    folder, job = prepared(tmp_path, name)
+    disk, enlarge = small_disk
+    finish(start(folder, job.arguments))
+    expected = written(folder, job)
+    _remove(folder, job)
+    at = job.arguments.index("--out") + 1
+    arguments = [*job.arguments[:at], str(disk / job.arguments[at]), *job.arguments[at + 1 :]]
+    done = run(folder, arguments)
+    check_refused(done, disk, job, expected)
+    assert "No space left on device" in done.stderr
+    assert "disk is full: make room" in done.stderr
+    enlarge()
+    finish(start(folder, arguments))
+    assert written(disk, job) == expected
+
+
 def _remove(folder, job):
     top = folder / job.output.split("/")[0]
     for path in folder.glob(f"{top.name}*") if job.output.endswith(".") else [top]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -47,7 +48,8 @@ def guarded(command: Callable[P, None], *, kept: str = KEPT) -> Callable[P, None
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except (OSError, MemoryError) as error:
-            _tell(f"error: {error or type(error).__name__}")
+            full = " The disk is full: make room, then run the same command again" if _is_full(error) else ""
+            _tell(f"error: {str(error) or type(error).__name__}{full and '.'}{full}")
             raise typer.Exit(1) from None
         except Exception as error:
             if not _is_of_arrow(error):
@@ -63,6 +65,10 @@ def _take_interrupts() -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def _is_of_arrow(error: Exception) -> bool:
