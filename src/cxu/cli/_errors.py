@@ -68,7 +68,8 @@ def _take_interrupts() -> None:
 
 
 def _is_full(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+    full = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota
+    return isinstance(error, OSError) and error.errno in full
 
 
 def _is_of_arrow(error: Exception) -> bool:
