@@ -43,6 +43,7 @@ def look(tmp_path):
     return of
 
 
+@pytest.mark.slow
 def test_films_as_they_are(films, look):
     verdicts, report = look(*films)
     assert report.fits
@@ -56,6 +57,7 @@ def test_mirrored_films(films, look):
     assert [finding.kind for finding in report.faults] == ["mirrored"]
 
 
+@pytest.mark.slow
 def test_films_and_table_mirrored_together(films, look):
     pixels, landmarks_xy = films
     verdicts, report = look([one[:, ::-1] for one in pixels], landmarks_xy * (-1, 1) + (1023, 0))
@@ -63,6 +65,7 @@ def test_films_and_table_mirrored_together(films, look):
     assert report.fits
 
 
+@pytest.mark.slow
 def test_films_whose_top_was_cut_off(films, look):
     pixels, landmarks_xy = films
     verdicts, report = look([np.vstack([one[20:], np.zeros((20, 512), np.uint8)]) for one in pixels], landmarks_xy)
@@ -71,6 +74,7 @@ def test_films_whose_top_was_cut_off(films, look):
     assert report.sources[0].intervals["shift_y"].value == pytest.approx(-40, abs=6)
 
 
+@pytest.mark.slow
 def test_films_of_other_patients(films, look):
     pixels, landmarks_xy = films
     verdicts, report = look(pixels, np.roll(landmarks_xy, 1, axis=0))

@@ -399,7 +399,7 @@ def start(*arguments):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_an_interrupted_run_continues(here, number, monkeypatch):
     (here / "sitecustomize.py").write_text("import cxu.predict_crew as crew\ncrew._PART_ROWS = 1\n")
     monkeypatch.setenv("PYTHONPATH", str(here))

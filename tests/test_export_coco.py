@@ -117,11 +117,12 @@ def test_rle_by_hand(path):
 
 
 def test_info_says_how_the_table_was_made(path, tmp_path):
-    made = {"kind": "selection", "thresholds": {"max_std": {"heart": "5 px"}}, "limits_px": [{"source": "chestxray8"}]}
+    limits = [{"source": "chestxray8", "model_id": "published", "px": {"heart": 5.0}}]
+    made = {"kind": "selection", "thresholds": {"max_std": {"heart": "5 px"}}, "limits_px": limits}
     content, _ = export(table.with_facts(tiny_rows(), made), path, policy="full")
     told = content["info"]["cxu"]
     assert told["thresholds"] == {"max_std": {"heart": "5 px"}}
-    assert told["limits_px"] == [{"source": "chestxray8"}]
+    assert told["limits_px"] == limits
     assert told["policy"] == "full"
     assert told["digest"] == store.open_table(path.parent / "rows.parquet").digest
     assert told["version"] == content["info"]["version"]

@@ -13,7 +13,7 @@ from kill_jobs import JOBS, finish, start, written
 from mask_helpers import tree
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="limits, pipes and locales of POSIX")
-QUICK = ("filter", "rasterize labels", "export coco")
+QUICK = ("filter", "export coco")
 NEEDS = {"export dicomseg": "highdicom"}
 jobs = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in JOBS]
@@ -160,7 +160,9 @@ def test_a_reader_that_leaves_is_no_traceback(tmp_path, arguments):
     ],
     ids=["a locale of C", "no home and no cache", "no folder for temporary files"],
 )
-@pytest.mark.parametrize("name", ["filter", "rasterize tar", "overlay"])
+@pytest.mark.parametrize(
+    "name", ["rasterize tar", *(pytest.param(name, marks=pytest.mark.slow) for name in ("filter", "overlay"))]
+)
 def test_surroundings_make_no_difference(tmp_path, name, environment):
     folder, job = prepared(tmp_path, name)
     finish(start(folder, job.arguments))

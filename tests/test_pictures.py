@@ -137,7 +137,8 @@ def test_a_limit_takes_rows_that_have_an_image_and_counts_the_others(tmp_path, f
     ],
 )
 def test_limits_of_the_selection_are_marked(tmp_path, thresholds, limits_px, expected):
-    facts = {"kind": "selection", "thresholds": thresholds, "limits_px": limits_px}
+    groups = [{"source": "chestxray8", "model_id": "published", **one} for one in limits_px]
+    facts = {"kind": "selection", "thresholds": thresholds, "limits_px": groups}
     planned = plan(tmp_path, rows_of(1, confident=True, usable=True, limits=facts))
     assert planned.limits_px == expected
     assert planned.drops
@@ -147,7 +148,7 @@ def test_limits_of_a_radius_are_those_of_the_radius(tmp_path):
     facts = {
         "kind": "selection",
         "thresholds": {"max_radius90": {"heart": 20.0}},
-        "limits_px": [{"px": {"heart": 5.0}}],
+        "limits_px": [{"source": "chestxray8", "model_id": "published", "px": {"heart": 5.0}}],
     }
     rows = rows_of(1, radius90_px=np.full((1, 120), 9.0, np.float32), limits=facts)
     assert plan(tmp_path, rows, colour="radius").limits_px == (20.0,)

@@ -157,7 +157,7 @@ def test_a_segmentation_says_whose_it_is_and_nothing_else_does(films, tmp_path):
     assert found_in(tmp_path / "out", WORDS, done.said) == set()
 
 
-@pytest.mark.parametrize("debug", ["0", "1"])
+@pytest.mark.parametrize("debug", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_no_patient_in_warnings_of_damaged_headers(films, tmp_path, debug):
     """As a process of its own: Python prints warnings past the command line."""
     content = (films / "a.dcm").read_bytes()

@@ -127,6 +127,7 @@ def test_without_a_folder_and_again_in_the_same_one(tmp_path):
     assert (folder / "quickstart.png").read_bytes() == sheet
 
 
+@pytest.mark.slow
 def test_json_is_all_that_stdout_holds(tmp_path):
     done = quickstart("here", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -154,6 +155,7 @@ def test_a_folder_with_other_sources_is_left_alone(tmp_path):
     assert home.selections() == []
 
 
+@pytest.mark.slow
 def test_a_module_of_the_user_is_not_taken_for_python_s(tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "random.py").write_text("raise SystemExit('not this one')")

@@ -98,7 +98,7 @@ def run_quickstart(folder: Path, announce: Callable[[Step], None], *, quiet: boo
         if done.returncode:
             raise CxuError(f"{step.command_line} ended with exit code {done.returncode}")
     path = folder / SHEET
-    with files.replacing(path) as temporary:
+    with files.replacing_output(path) as temporary:
         draw_sheet(folder).save(temporary, format="PNG")
     return path
 
