@@ -39,7 +39,7 @@ what is good beside it is processed all the same; what is left out is counted, a
 This page lists what was tried. Each line of its tables is a test that runs with every change, through the command
 line as users type it. It fails on a traceback, on a message that does not say what is wrong, on a good row or image
 that is missing, on counts that do not add up, on a file outside the output folder that was touched, and on a file
-that is half-written.
+that is half-written. Rows of the first table with a date are longer runs: their command repeats them.
 
 ## What the promise does not cover
 
