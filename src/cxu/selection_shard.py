@@ -211,10 +211,14 @@ class ShardFilter:
         confident, usable, stays = self.decide(those, limits)
         kept = left.copy()
         kept[left] = stays
-        others = self._others(shard, rows) if kept.any() else None
+        others = _those(self._others(shard, rows), kept) if kept.any() else None
         if others is not None:
-            failed_at, kept = self._without_impossible(others, failed_at, kept)
-            stays = kept[left]
+            possible = self._possible(others)
+            if not possible.all():
+                failed_at = failed_at.copy()
+                failed_at[np.flatnonzero(kept)[~possible]] = self.reasons.index(IMPOSSIBLE)
+                kept[kept] = possible
+                others, stays = _those(others, possible), kept[left]
         confident, usable = confident[stays], usable[stays]
         labelled = [name for labels in self.criteria.labels for name in labels.columns.column_names]
         return Split(
@@ -283,18 +287,12 @@ class ShardFilter:
         known = {"confident", "usable", *told.column_names}
         return shard.read([name for name in self.schema.names if name not in known], blank=False)
 
-    def _without_impossible(self, others: pa.Table, failed_at: IntArray, kept: BoolArray) -> tuple[IntArray, BoolArray]:
-        """Return what became of each row once those that stay have to have numbers that landmarks and sigmas can have.
-
-        Only now are they read: of the rows that stay.
-        """
+    def _possible(self, others: pa.Table) -> BoolArray:
+        """Return which rows have numbers that landmarks and sigmas can have; only those that stay are asked."""
         possible = possible_landmarks(others)
         if "sigma_xy" in others.column_names:
             possible &= possible_sigmas(others, "sigma_xy")
-        refused = kept & ~possible
-        if not refused.any():
-            return failed_at, kept
-        return np.where(refused, self.reasons.index(IMPOSSIBLE), failed_at).astype(np.int16), kept & possible
+        return possible
 
     def _selected(
         self, others: pa.Table | None, told: pa.Table, kept: BoolArray, made: Mapping[str, npt.NDArray[Any]]
@@ -302,7 +300,7 @@ class ShardFilter:
         """Return the rows that stay: columns that were made, those that are there already, and the others."""
         if others is None or not kept.any():
             return self.schema.empty_table()
-        others, told = _those(others, kept), _those(told, kept)
+        told = _those(told, kept)
         columns = [
             table.lists_from_numpy(made[field.name], field.type)
             if field.name in made

@@ -9,6 +9,7 @@ Source: PS3.3 A.51, C.8.20; highdicom's Segmentation.
 
 from __future__ import annotations
 
+import io
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -202,8 +203,10 @@ def write_segmentation(row: DrawnRow, policy: Policy, path: Path) -> int:
         reference = read_reference(row.image)
         with _explained(row.image, f"no segmentation can be made for it, a {reference.SOPClassUID.name}"):
             segmentation = make_segmentation(row, reference, policy)
-            with files.replacing(path) as temporary:
-                segmentation.save_as(temporary, enforce_file_format=True)
+            content = io.BytesIO()
+            segmentation.save_as(content, enforce_file_format=True)
+    # not by pydicom itself, which turns a full disk into another error
+    files.write_bytes(path, content.getvalue())
     return path.stat().st_size
 
 
