@@ -222,7 +222,12 @@ def check_models(groups: Iterable[tuple[str, str]], thresholds: Thresholds) -> N
         )
 
 
-def check_keys(keys: pa.Table, criteria: Criteria) -> None:
+def check_keys(
+    keys: pa.Table,
+    criteria: Criteria,
+    *,
+    each: Callable[[Callable[[str], bool], Iterable[str]], Iterable[bool]] = map,
+) -> None:
     """Check that no (source, image_id) stands twice among the rows that the criteria choose by source and frame.
 
     Parameters
@@ -231,6 +236,8 @@ def check_keys(keys: pa.Table, criteria: Criteria) -> None:
         Columns ``source``, ``image_id`` and ``frame``.
     criteria
         Its ``sources`` and ``frame``.
+    each
+        Calls a function for each source, as ``map`` does; threads may.
 
     Raises
     ------
@@ -243,10 +250,10 @@ def check_keys(keys: pa.Table, criteria: Criteria) -> None:
         keys = keys.filter(pc.equal(keys["frame"], criteria.frame))
     if criteria.sources:
         keys = keys.filter(pc.is_in(keys["source"], value_set=pa.array(criteria.sources)))
-    suspects = [
-        _repeated(keys.filter(pc.equal(keys["source"], name))) for name in pc.unique(keys["source"]).to_pylist()
-    ]
-    if not any(suspects):
+    suspects = each(
+        lambda name: _repeated(keys.filter(pc.equal(keys["source"], name))), pc.unique(keys["source"]).to_pylist()
+    )
+    if not any(list(suspects)):
         return
     grouped = keys.group_by(["source", "image_id"]).aggregate([("frame", "count"), ("frame", "count_distinct")])
     twice = grouped.filter(pc.greater(grouped["frame_count"], 1)).sort_by(

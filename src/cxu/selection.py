@@ -68,7 +68,7 @@ class _Filter:
             for key, of_key in look.counts:
                 counts[key] = counts.get(key, 0) + of_key
                 self._spread.count(of_key)
-        check_keys(pa.concat_tables(keys), self.criteria)
+        check_keys(pa.concat_tables(keys), self.criteria, each=pool.run)
         check_models(compared, self.thresholds)
         self.report.limits = self._resolve(shards, dict(sorted(counts.items())), pool)
 
