@@ -50,6 +50,7 @@ def test_films_as_they_are(films, look):
     assert verdicts["ok"] >= N - 1
 
 
+@pytest.mark.slow
 def test_mirrored_films(films, look):
     pixels, landmarks_xy = films
     verdicts, report = look([one[:, ::-1] for one in pixels], landmarks_xy)

@@ -92,6 +92,7 @@ def test_films_as_they_are_fit(phantoms):
     assert json.loads(manifest.read_text())["fits"] is True
 
 
+@pytest.mark.slow
 def test_a_resized_copy_is_fine(phantoms):
     save(phantoms, lambda film: np.asarray(Image.fromarray(film).resize((256, 256))))
     write_rows()
@@ -114,6 +115,7 @@ def test_a_shift_is_found_and_told(phantoms):
     assert "40 px further down" in content["findings"][0]["sentence"] or sum(verdicts.values()) == N
 
 
+@pytest.mark.slow
 def test_mirrored_images_are_found(phantoms):
     save(phantoms, lambda film: film[:, ::-1])
     write_rows()
@@ -122,6 +124,7 @@ def test_mirrored_images_are_found(phantoms):
     assert "mirrored" in found(done)[0]
 
 
+@pytest.mark.slow
 def test_a_table_whose_sides_are_exchanged_is_found(phantoms):
     save(phantoms)
     flipped = [mirrored(shape) * (-1, 1) + (1023, 0) for shape in SHAPES]  # named anew, and laid back
@@ -131,6 +134,7 @@ def test_a_table_whose_sides_are_exchanged_is_found(phantoms):
     assert found(done) == (["sides"], {"sides": N})
 
 
+@pytest.mark.slow
 def test_films_of_others_are_found(phantoms):
     save(phantoms)
     write_rows(np.roll(SHAPES, 1, axis=0) / 2)
@@ -141,6 +145,7 @@ def test_films_of_others_are_found(phantoms):
     assert verdicts.get("ok", 0) < N
 
 
+@pytest.mark.slow
 def test_a_cropped_copy_has_another_aspect_and_is_measured_pixel_for_pixel(phantoms):
     save(phantoms, lambda film: film[30:, :])
     write_rows()
@@ -154,6 +159,7 @@ def test_a_cropped_copy_has_another_aspect_and_is_measured_pixel_for_pixel(phant
     assert np.median(shifts) == pytest.approx(-60, abs=8)
 
 
+@pytest.mark.slow
 def test_a_stretched_copy_is_told_with_what_draws_masks_for_it(phantoms):
     save(phantoms, lambda film: np.asarray(Image.fromarray(film).resize((400, 512))))
     write_rows()
@@ -164,6 +170,7 @@ def test_a_stretched_copy_is_told_with_what_draws_masks_for_it(phantoms):
     assert np.median([float(line["shift_y_px"]) for line in lines_of()]) == pytest.approx(0, abs=8)
 
 
+@pytest.mark.slow
 def test_height_and_width_exchanged(phantoms):
     save(phantoms, lambda film: film[:, 50:-50])
     write_rows(SHAPES / 2 - (50, 0), height=SIDE - 100, width=SIDE)
@@ -336,6 +343,7 @@ def test_another_check_replaces_the_first(phantoms):
     assert sorted(path.name for path in Path("check").iterdir()) == ["check.csv", "cxu.json", "notes.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals a process group")
 def test_ctrl_c_writes_nothing(phantoms):
     save(phantoms)
@@ -366,6 +374,7 @@ def with_border(film, n=40):
     return np.hstack([np.zeros((len(film), n), film.dtype), np.maximum(film, 3)])
 
 
+@pytest.mark.slow
 def test_a_border_that_the_source_crops_is_fine(phantoms):
     save(phantoms, with_border)
     write_rows(SHAPES, source="mimic", frame="model", height=1024, width=1024)
@@ -376,6 +385,7 @@ def test_a_border_that_the_source_crops_is_fine(phantoms):
     assert source["shift_x"][0] == pytest.approx(0, abs=3)
 
 
+@pytest.mark.slow
 def test_a_border_that_the_source_does_not_crop_is_found(phantoms):
     save(phantoms, with_border)
     write_rows(SHAPES, source="vindr", frame="model", height=1024, width=1024)

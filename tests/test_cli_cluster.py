@@ -176,6 +176,7 @@ def test_measuring_without_a_file(cluster):
     assert here == there
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_are_listed_as_they_are_here(cluster):
     write_films()
     Path("films/05b.png").write_bytes(b"no film")

@@ -61,6 +61,7 @@ def test_one_annotator():
     assert len(list(Path("cxu-data/runs").glob("*evaluate-error.json"))) == 1
 
 
+@pytest.mark.slow
 def test_two_annotators_are_compared_with_each_other():
     save_predictions("a", "b", "c")
     save_truth("first.npz", a=2, b=4, c=6)

@@ -57,6 +57,7 @@ def test_noise_prints_a_line_for_each_sigma(here):
     assert len(list(Path("cxu-data/runs").glob("*-evaluate-noise.json"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["noise.csv", "noise.parquet"])
 def test_occlusion_is_pooled_with_noise(here, table):
     truth = write_truth(here / "truth.npz", ["a", "b"])
@@ -105,6 +106,7 @@ def test_json_without_truth_has_null_errors(here):
     assert found["published_px"]["with skip connections"]["50"] == 65.9
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_file(here):
     for name, batch in (("a.parquet", "1"), ("b.parquet", "1")):
         assert evaluate("noise", "films", "--out", name, "--batch-size", batch).exit_code == 0
@@ -140,6 +142,7 @@ def test_limit_draws_by_the_seed(here):
     assert len(drawn[0]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_unreadable_images_are_listed(here, kind):
     (here / "films/torn.png").write_bytes(b"\x89PNG no")

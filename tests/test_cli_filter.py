@@ -197,6 +197,7 @@ def test_workers_change_nothing(cxu, home, four):
     cxu("filter", "--workers", "0", exit_code=2)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_and_leaves_nothing_half_written(home, tmp_path):
     n_rows = 2000  # in so many shards that the signal comes before the end
     rows = rows_of("chestxray8", [f"{number:08d}_000" for number in range(n_rows)], [3] * n_rows)

@@ -403,7 +403,7 @@ def start(*arguments):
 def test_an_interrupted_run_continues(here, number, monkeypatch):
     (here / "sitecustomize.py").write_text("import cxu.predict_crew as crew\ncrew._PART_ROWS = 1\n")
     monkeypatch.setenv("PYTHONPATH", str(here))
-    for seed in range(40):
+    for seed in range(16):
         write_film(here / f"films/{seed:02d}.png", seed)
     running = start("films", "--out", "out", "--samples", "200")
     try:
@@ -446,6 +446,7 @@ def test_every_demo_film_runs_through(here, shared_data):
     assert "rsna_monochrome1.dcm" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_runs_into_one_folder_wait_for_each_other(here):
     for seed in range(6):
         write_film(here / f"films/{seed}.png", seed)

@@ -299,6 +299,7 @@ def test_shares_of_films_in_any_order_leave_what_one_run_leaves(films, order):
     assert sorted(path.name for path in Path("out/.cxu").iterdir()) == ["files.parquet", "lock"]
 
 
+@pytest.mark.slow
 def test_a_job_of_films_says_what_is_left(films):
     Path("films/2b.png").write_bytes(b"no film")
     Path("films/torn.zip").write_bytes(b"PK")

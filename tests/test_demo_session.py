@@ -74,6 +74,7 @@ def test_rows_are_those_of_predict(tmp_path, weights, weights_path, name, sample
     assert row.equals(predict_images(path, weights=str(weights_path), n_samples=samples, device="cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_rows_of_real_films_are_those_of_predict(shared_data, weights, weights_path):
     for path in sorted((shared_data / "demo").glob("*.*")):

@@ -110,6 +110,7 @@ def test_a_named_folder_and_the_same_commands_typed_by_hand(tmp_path, monkeypatc
     assert masks_below(by_hand) == masks
 
 
+@pytest.mark.slow
 def test_without_a_folder_and_again_in_the_same_one(tmp_path):
     first = quickstart(cwd=tmp_path, TMPDIR=str(tmp_path))
     assert first.returncode == 0, first.stderr

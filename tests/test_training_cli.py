@@ -75,6 +75,7 @@ def test_the_result_as_json_has_no_nan(folder, tmp_path):
     assert result["test"]["all"]["images"] == 2
 
 
+@pytest.mark.slow
 def test_the_same_command_continues(folder, tmp_path):
     for _ in range(2):
         done = cxu("train", folder, "--out", tmp_path, *TINY, "--steps", 2)

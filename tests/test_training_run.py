@@ -240,6 +240,7 @@ def test_a_continued_run_equals_an_uninterrupted_one(folder, tmp_path, whole, st
     assert lines(tmp_path) == lines(whole[0])
 
 
+@pytest.mark.slow
 def test_a_finished_run_stays_as_it_is(folder, tmp_path):
     first = train(folder, tmp_path, options())
     before = tensors(tmp_path)
@@ -268,6 +269,7 @@ def wait_for_checkpoint(running, out):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there is no kill -9")
 def test_a_killed_run_continues_to_the_same_weights(folder, tmp_path, whole):
     out = tmp_path / "out"
@@ -379,6 +381,7 @@ def test_a_run_on_cuda(folder, tmp_path):
 PARTS = {"refine": True, "across": 1.0, "spread": True}
 
 
+@pytest.mark.slow
 def test_a_run_with_every_further_part_continues_bit_for_bit(folder, tmp_path):
     recipe = options(**PARTS)
     train(folder, tmp_path / "whole", recipe)
@@ -388,6 +391,7 @@ def test_a_run_with_every_further_part_continues_bit_for_bit(folder, tmp_path):
     assert load_weights(tmp_path / "whole" / RESULT).model.config.spread
 
 
+@pytest.mark.slow
 def test_the_spread_only_looks_on(folder, tmp_path):
     train(folder, tmp_path / "without", options(refine=True))
     train(folder, tmp_path / "with", options(refine=True, spread=True))

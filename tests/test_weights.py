@@ -188,6 +188,7 @@ def pickled(model, tmp_path_factory):
     return path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_damaged_pickle_is_an_error_of_ours_wherever_the_damage_is(pickled, tmp_path):
     path, rng = tmp_path / "w.bin", np.random.default_rng(7)
     start = pickled.index(b"encoder.")  # within the pickle, before the first storage
