@@ -6,12 +6,15 @@ into a folder of their own, the same one every time.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import csv
+import functools
 import io
 import math
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -50,11 +53,12 @@ _RECORD: Final = {
 _MOST_PIXELS: Final = 1 << 22  # of an image that is decoded here: larger ones are only measured
 
 
+@functools.cache
 def folder() -> Path:
-    """Return a folder in memory, where there is one, for the files that readers are given."""
-    base = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
-    path = base / f"cxu-fuzz-{os.getuid()}-{os.getpid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
+    """Return a folder for the files that readers are given, in memory where that can be; it goes with the process."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    path = Path(tempfile.mkdtemp(prefix="cxu-fuzz-", dir=memory))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
 
 
